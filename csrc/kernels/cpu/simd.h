@@ -1,0 +1,270 @@
+// SIMD vectors of the instruction set this file is compiled for, over the compilers' vector extensions.
+//
+// Arithmetic and comparisons are plain operators, selection is `mask ? a : b`; below is what has no operator.
+// Intrinsics appear only where the compiler's own lowering is slower. A vector is VBYTES wide; float and double differ
+// in how many lanes that makes.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "../platform.h"
+
+#if defined(__AVX512F__)
+#define MMVAE_VBYTES 64
+#elif defined(__AVX2__)
+#define MMVAE_VBYTES 32
+#else
+#define MMVAE_VBYTES 16
+#endif
+
+namespace mmvae {
+namespace MMVAE_ISA {
+
+typedef float f32v __attribute__((vector_size(MMVAE_VBYTES)));
+typedef double f64v __attribute__((vector_size(MMVAE_VBYTES)));
+typedef int32_t i32v __attribute__((vector_size(MMVAE_VBYTES)));
+typedef uint32_t u32v __attribute__((vector_size(MMVAE_VBYTES)));
+typedef int64_t i64v __attribute__((vector_size(MMVAE_VBYTES)));
+typedef uint64_t u64v __attribute__((vector_size(MMVAE_VBYTES)));
+
+// The vector of element type T, its integer twin, and how many lanes they have.
+template <class T>
+struct Simd;
+template <>
+struct Simd<float> {
+  using V = f32v;
+  using I = i32v;
+  using Int = int32_t;
+  static constexpr int lanes = MMVAE_VBYTES / 4;
+};
+template <>
+struct Simd<double> {
+  using V = f64v;
+  using I = i64v;
+  using Int = int64_t;
+  static constexpr int lanes = MMVAE_VBYTES / 8;
+};
+template <class T>
+using Vec = typename Simd<T>::V;
+template <class T>
+constexpr int kLanes = Simd<T>::lanes;
+
+template <class V>
+struct ElementOf;
+template <>
+struct ElementOf<f32v> {
+  using type = float;
+};
+template <>
+struct ElementOf<f64v> {
+  using type = double;
+};
+template <class V>
+using Element = typename ElementOf<V>::type;
+template <class V>
+using IntOf = typename Simd<Element<V>>::I;
+
+template <class V>
+static MMVAE_INLINE V splat(Element<V> x) {
+  return V{} + x;
+}
+
+template <class To, class From>
+static MMVAE_INLINE To bits(From x) {
+  static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
+  return (To)x;
+}
+
+// --- memory: n lanes; n == kLanes<T> is an ordinary load, fewer touch only those ------------------------------------
+
+template <class T>
+static MMVAE_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+static MMVAE_INLINE void store(T* p, Vec<T> v) {
+  memcpy(p, &v, sizeof v);
+}
+
+#if defined(__AVX512F__)
+static MMVAE_INLINE f32v load_some(const float* p, int n) { return _mm512_maskz_loadu_ps((1u << n) - 1u, p); }
+static MMVAE_INLINE f64v load_some(const double* p, int n) { return _mm512_maskz_loadu_pd((1u << n) - 1u, p); }
+static MMVAE_INLINE void store_some(float* p, f32v v, int n) { _mm512_mask_storeu_ps(p, (1u << n) - 1u, v); }
+static MMVAE_INLINE void store_some(double* p, f64v v, int n) { _mm512_mask_storeu_pd(p, (1u << n) - 1u, v); }
+#else
+template <class T>
+static MMVAE_INLINE Vec<T> load_some(const T* p, int n) {
+  Vec<T> v{};
+  for (int i = 0; i < n; ++i) v[i] = p[i];
+  return v;
+}
+template <class T>
+static MMVAE_INLINE void store_some(T* p, Vec<T> v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v[i];
+}
+#endif
+
+template <class T>
+static MMVAE_INLINE Vec<T> load(const T* p, int n) {
+  return n == kLanes<T> ? load(p) : load_some(p, n);
+}
+template <class T>
+static MMVAE_INLINE void store(T* p, Vec<T> v, int n) {
+  if (n == kLanes<T>) {
+    store(p, v);
+  } else {
+    store_some(p, v, n);
+  }
+}
+
+// The lanes' numbers 0, 1, 2, ...
+template <class I>
+static MMVAE_INLINE I iota() {
+  I v{};
+  for (unsigned i = 0; i < sizeof(I) / sizeof(v[0]); ++i) v[i] = i;
+  return v;
+}
+
+// The first n lanes, `rest` in the others: what a row's tail adds to its sums.
+template <class V>
+static MMVAE_INLINE V first(V v, int n, Element<V> rest = 0) {
+  using T = Element<V>;
+  if (n == kLanes<T>) return v;
+  using Int = typename Simd<T>::Int;
+  return iota<IntOf<V>>() < static_cast<Int>(n) ? v : splat<V>(rest);
+}
+
+// Runs f(offset, lanes) over n elements; f is inlined twice, once for whole vectors and once for the tail.
+template <class T, class F>
+static MMVAE_INLINE void for_lanes(int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= n; i += kLanes<T>) f(i, kLanes<T>);
+  if (i < n) f(i, static_cast<int>(n - i));
+}
+
+// --- arithmetic ------------------------------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+static MMVAE_INLINE f32v fma(f32v a, f32v b, f32v c) { return _mm512_fmadd_ps(a, b, c); }
+static MMVAE_INLINE f64v fma(f64v a, f64v b, f64v c) { return _mm512_fmadd_pd(a, b, c); }
+static MMVAE_INLINE f32v square_root(f32v a) { return _mm512_sqrt_ps(a); }
+static MMVAE_INLINE f64v square_root(f64v a) { return _mm512_sqrt_pd(a); }
+// Low 32 bits of each 64-bit lane, multiplied to 64 bits.
+static MMVAE_INLINE u64v mul_low32(u64v a, u64v b) { return (u64v)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
+static MMVAE_INLINE u64v xor3(u64v a, u64v b, u64v c) {
+  return (u64v)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
+}
+#elif defined(__AVX2__)
+static MMVAE_INLINE f32v fma(f32v a, f32v b, f32v c) { return _mm256_fmadd_ps(a, b, c); }
+static MMVAE_INLINE f64v fma(f64v a, f64v b, f64v c) { return _mm256_fmadd_pd(a, b, c); }
+static MMVAE_INLINE f32v square_root(f32v a) { return _mm256_sqrt_ps(a); }
+static MMVAE_INLINE f64v square_root(f64v a) { return _mm256_sqrt_pd(a); }
+static MMVAE_INLINE u64v mul_low32(u64v a, u64v b) { return (u64v)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
+static MMVAE_INLINE u64v xor3(u64v a, u64v b, u64v c) { return a ^ b ^ c; }
+#else
+template <class V>
+static MMVAE_INLINE V fma(V a, V b, V c) {
+  return a * b + c;
+}
+template <class V>
+static MMVAE_INLINE V square_root(V a) {
+  for (unsigned i = 0; i < sizeof(V) / sizeof(a[0]); ++i) a[i] = sizeof(a[0]) == 4 ? sqrtf(a[i]) : sqrt(a[i]);
+  return a;
+}
+static MMVAE_INLINE u64v mul_low32(u64v a, u64v b) {
+#if defined(__SSE2__)
+  return (u64v)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+  return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+#endif
+}
+static MMVAE_INLINE u64v xor3(u64v a, u64v b, u64v c) { return a ^ b ^ c; }
+#endif
+
+template <class V>
+static MMVAE_INLINE V fma(V a, V b, Element<V> c) {
+  return fma(a, b, splat<V>(c));
+}
+template <class V>
+static MMVAE_INLINE V fma(V a, Element<V> b, V c) {
+  return fma(a, splat<V>(b), c);
+}
+
+// A NaN in the second argument comes out.
+template <class V>
+static MMVAE_INLINE V smaller(V a, V b) {
+  return a < b ? a : b;
+}
+
+template <class V>
+static MMVAE_INLINE V magnitude(V a) {
+  return a < V{} ? -a : a;
+}
+
+// Sum over the lanes by halves: a fixed order.
+template <class V>
+static MMVAE_INLINE Element<V> sum(V v) {
+  constexpr int n = kLanes<Element<V>>;
+  Element<V> a[n];
+  memcpy(a, &v, sizeof v);
+  for (int half = n / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) a[i] += a[i + half];
+  return a[0];
+}
+
+#if defined(__AVX512F__)
+template <class V>
+static MMVAE_INLINE bool all(V mask) {
+  return _mm512_test_epi64_mask((__m512i)~mask, (__m512i)~mask) == 0;
+}
+#elif defined(__AVX2__)
+template <class V>
+static MMVAE_INLINE bool all(V mask) {
+  return _mm256_movemask_epi8((__m256i)mask) == -1;
+}
+#else
+template <class V>
+static MMVAE_INLINE bool all(V mask) {
+  bool yes = true;
+  for (unsigned i = 0; i < sizeof(V) / sizeof(mask[0]); ++i) yes = yes && mask[i] != 0;
+  return yes;
+}
+#endif
+
+// --- four vectors of lanes 0..3 of each counter, into the order of the dimensions ------------------------------------
+
+template <bool high>
+static MMVAE_INLINE f32v zip(f32v a, f32v b) {  // a0 b0 a1 b1 ... of the low or high half
+  constexpr int n = kLanes<float>;
+  i32v order{};
+  for (int i = 0; i < n; ++i) order[i] = (i % 2) * n + i / 2 + (high ? n / 2 : 0);
+#ifdef __clang__
+  f32v r{};
+  for (int i = 0; i < n; ++i) r[i] = order[i] < n ? a[order[i]] : b[order[i] - n];  // folded to a shuffle
+  return r;
+#else
+  return __builtin_shuffle(a, b, order);
+#endif
+}
+
+static MMVAE_INLINE void store_interleaved(float* out, f32v n0, f32v n1, f32v n2, f32v n3) {
+  const f32v even_low = zip<false>(n0, n2), odd_low = zip<false>(n1, n3);
+  const f32v even_high = zip<true>(n0, n2), odd_high = zip<true>(n1, n3);
+  constexpr int n = kLanes<float>;
+  store(out, zip<false>(even_low, odd_low));
+  store(out + n, zip<true>(even_low, odd_low));
+  store(out + 2 * n, zip<false>(even_high, odd_high));
+  store(out + 3 * n, zip<true>(even_high, odd_high));
+}
+
+}  // namespace MMVAE_ISA
+}  // namespace mmvae

@@ -1,0 +1,84 @@
+// From lists of tensors to the kernels' view of the experts.
+#pragma once
+
+#include "checks.h"
+
+namespace mmvae {
+
+// Checked experts, and whatever copies their strides made necessary, for as long as this object lives.
+class ExpertArgs {
+ public:
+  ExpertArgs(const Check& check, const Tensors& mu, const Tensors& logvar, const OptTensor& mask) : mask_(mask) {
+    check.experts(mu, logvar, mask);
+    const Tensor& one = mu[0];
+    stacked_ = mu.size() == 1 && one.dim() == 3;
+    count = static_cast<int>(stacked_ ? one.size(0) : static_cast<int64_t>(mu.size()));
+    rows = one.size(stacked_ ? 1 : 0);
+    dim = one.size(stacked_ ? 2 : 1);
+    dtype = one.scalar_type();
+    keep(mu, mu_);
+    keep(logvar, logvar_);
+  }
+
+  template <class T>
+  Experts<T> as() const {
+    Experts<T> e;
+    e.count = count;
+    for (int m = 0; m < count; ++m) {
+      e.mu[m] = rows_of<T>(mu_, m);
+      e.logvar[m] = rows_of<T>(logvar_, m);
+    }
+    e.mask = {nullptr, 0, 0};
+    if (mask_.has_value()) e.mask = {data<bool>(*mask_), mask_->stride(0), mask_->stride(1)};
+    return e;
+  }
+
+  Shape joint_shape() const { return {rows, dim}; }
+  Shape grad_shape() const { return {count, rows, dim}; }
+
+  int count;
+  int64_t rows, dim;
+  ScalarType dtype;
+
+ private:
+  void keep(const Tensors& from, Tensors& to) const {
+    to.reserve(from.size());
+    for (const Tensor& t : from) {
+      const int64_t last = t.dim() - 1;
+      to.push_back(t.size(last) > 1 && t.stride(last) != 1 ? torch::stable::contiguous(t) : t);
+    }
+  }
+  template <class T>
+  Rows<const T> rows_of(const Tensors& list, int m) const {
+    if (!stacked_) return {data<T>(list[m]), list[m].stride(0)};
+    return {data<T>(list[0]) + m * list[0].stride(0), list[0].stride(1)};
+  }
+
+  Tensors mu_, logvar_;
+  OptTensor mask_;
+  bool stacked_;
+};
+
+// The two blocks [M, B, D] every backward of a product returns.
+struct ExpertGradTensors {
+  explicit ExpertGradTensors(const ExpertArgs& args, const Tensor& like)
+      : mu(empty(args.grad_shape(), args.dtype, like)),
+        logvar(empty(args.grad_shape(), args.dtype, like)),
+        rows(args.rows),
+        dim(args.dim) {}
+  template <class T>
+  ExpertGrads<T> as() {
+    return {data<T>(mu), data<T>(logvar), rows, dim};
+  }
+  Tensor mu, logvar;
+  int64_t rows, dim;
+};
+
+inline Shape sampled(const std::optional<int64_t>& n_samples, const Shape& shape) {
+  if (!n_samples.has_value()) return shape;
+  Shape with{*n_samples};
+  with.insert(with.end(), shape.begin(), shape.end());
+  return with;
+}
+
+}  // namespace mmvae

@@ -1,0 +1,35 @@
+// Schemas of every op, and the empty Python module whose import registers them.
+//
+// Experts are lists of [B, D] or a list of one stacked [M, B, D]; backward ops return blocks [M, B, D].
+#include <Python.h>
+
+#include "stable.h"
+
+STABLE_TORCH_LIBRARY(mmvae_fast, m) {
+  m.def("reparameterize(Tensor mu, Tensor logvar, Tensor seed, int? n_samples) -> Tensor");
+  m.def("reparameterize_backward(Tensor grad_z, Tensor z, Tensor mu, Tensor logvar, Tensor seed) -> (Tensor, Tensor)");
+  m.def("gaussian_kl(Tensor mu, Tensor logvar) -> Tensor");
+  m.def("gaussian_kl_backward(Tensor grad_kl, Tensor mu, Tensor logvar) -> (Tensor, Tensor)");
+  m.def("product_of_experts(Tensor[] mu, Tensor[] logvar, Tensor? mask, bool prior) -> (Tensor, Tensor)");
+  m.def(
+      "product_of_experts_backward(Tensor? grad_mu, Tensor? grad_logvar, Tensor[] mu, Tensor[] logvar, Tensor? mask, "
+      "Tensor joint_mu, Tensor joint_logvar) -> (Tensor, Tensor)");
+  m.def(
+      "poe_sample_kl(Tensor[] mu, Tensor[] logvar, Tensor? mask, bool prior, int? n_samples, Tensor seed) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "poe_sample_kl_backward(Tensor? grad_z, Tensor? grad_mu, Tensor? grad_logvar, Tensor? grad_kl, Tensor[] mu, "
+      "Tensor[] logvar, Tensor? mask, Tensor z, Tensor joint_mu, Tensor joint_logvar, Tensor seed) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "mopoe_sample_kl(Tensor[] mu, Tensor[] logvar, Tensor? mask, int[]? subsets, int prior, Tensor seed) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "mopoe_sample_kl_backward(Tensor? grad_z, Tensor? grad_kl, Tensor[] mu, Tensor[] logvar, Tensor? mask, "
+      "int[]? subsets, int prior, Tensor z, Tensor subset, Tensor seed) -> (Tensor, Tensor)");
+}
+
+PyMODINIT_FUNC PyInit__C(void) {
+  static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}
