@@ -88,7 +88,9 @@ def experts(fn: str, mu, logvar, mask) -> None:
         first = mu
     else:
         if not isinstance(mu, Sequence) or not isinstance(logvar, Sequence):
-            _fail(fn, f"mu is a {type(mu).__name__}, expected a list of tensors [B, D] or a tensor [M, B, D]", TypeError)
+            _fail(
+                fn, f"mu is a {type(mu).__name__}, expected a list of tensors [B, D] or a tensor [M, B, D]", TypeError
+            )
         if len(mu) != len(logvar):
             _fail(fn, f"got {len(mu)} mu and {len(logvar)} logvar, expected as many of each")
         if not mu:

@@ -14,5 +14,6 @@ def require(module: str, *, extra: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise  # the module is there; something it needs is not
         raise ImportError(
-            f"{module.split('.')[0]} is not installed; it comes with the '{extra}' extra: pip install 'mmvae_fast[{extra}]'"
+            f"{module.split('.')[0]} is not installed; it comes with the '{extra}' extra: "
+            f"pip install 'mmvae_fast[{extra}]'"
         ) from error

@@ -22,9 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
-from torch.autograd.function import once_differentiable
 
-from mmvae_fast import _ext, reference
+from mmvae_fast import _checks, _ext, reference
 from mmvae_fast._ops import ops
 from mmvae_fast.reference import Experts, MoPoESample, PoESample, seed_tensor
 
@@ -69,18 +68,46 @@ def _refuse_forward_ad(fn: str, *tensors: Tensor) -> None:
 # list of one. Backward returns one [M, B, D] block for mu and one for logvar: two allocations, M views.
 
 
-def _as_list(mu: Experts, logvar: Experts) -> tuple[list[Tensor], list[Tensor]]:
-    if isinstance(mu, Tensor) or isinstance(logvar, Tensor):
-        if not (isinstance(mu, Tensor) and isinstance(logvar, Tensor)) or mu.dim() != 3:
-            reference._checks.experts("experts", mu, logvar, None)  # raises
-        return [mu], [logvar]
-    return list(mu), list(logvar)
+def _as_lists(fn: str, mu: Experts, logvar: Experts, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+    """What the ops take; kinds of things they could not even receive are refused here, the rest by the ops."""
+    if mask is None or isinstance(mask, Tensor):
+        if isinstance(mu, Tensor):
+            if isinstance(logvar, Tensor) and mu.dim() == 3:
+                return [mu], [logvar]
+        elif isinstance(logvar, Sequence) and len(mu) == len(logvar):
+            mus, logvars = list(mu), list(logvar)
+            if all(isinstance(t, Tensor) for t in mus + logvars):
+                return mus, logvars
+    _checks.experts(fn, mu, logvar, mask)
+    raise AssertionError("unreachable: the check above raises")
 
 
 def _per_input(grad_mu: Tensor, grad_logvar: Tensor, mu: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if mu[0].dim() == 3:
         return grad_mu, grad_logvar
     return (*grad_mu.unbind(0), *grad_logvar.unbind(0))
+
+
+class _FirstOrderOnly(Function):
+    """Stands behind gradients computed under ``create_graph``: they can be used, but not differentiated again.
+
+    Without it a double backward would silently miss our part (torch's ``once_differentiable`` only looks at the
+    incoming gradients, which rarely require grad themselves).
+    """
+
+    @staticmethod
+    def forward(ctx, count, *tensors):
+        return tuple(t.view_as(t) for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError(
+            "mmvae_fast kernels have no double backward; use the same function of mmvae_fast.reference for that part"
+        )
+
+
+def _first_order(grads: tuple[Tensor, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
+    return _FirstOrderOnly.apply(len(grads), *grads, *inputs) if torch.is_grad_enabled() else grads
 
 
 class _Reparameterize(Function):
@@ -91,9 +118,10 @@ class _Reparameterize(Function):
         return z
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_z):
-        return *ops.reparameterize_backward(grad_z, *ctx.saved_tensors), None, None
+        z, mu, logvar, seed = ctx.saved_tensors
+        grads = ops.reparameterize_backward(grad_z, z, mu, logvar, seed)
+        return *_first_order(grads, mu, logvar), None, None
 
 
 class _GaussianKL(Function):
@@ -103,9 +131,9 @@ class _GaussianKL(Function):
         return ops.gaussian_kl(mu, logvar)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_kl):
-        return ops.gaussian_kl_backward(grad_kl, *ctx.saved_tensors)
+        mu, logvar = ctx.saved_tensors
+        return _first_order(ops.gaussian_kl_backward(grad_kl, mu, logvar), mu, logvar)
 
 
 class _ProductOfExperts(Function):
@@ -118,12 +146,11 @@ class _ProductOfExperts(Function):
         return joint_mu, joint_logvar
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_mu, grad_logvar):
         mask, joint_mu, joint_logvar, *experts = ctx.saved_tensors
         mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
         grads = ops.product_of_experts_backward(grad_mu, grad_logvar, mu, logvar, mask, joint_mu, joint_logvar)
-        return None, None, *_per_input(*grads, mu)
+        return None, None, *_per_input(*_first_order(grads, *experts), mu)
 
 
 class _PoESampleKL(Function):
@@ -136,14 +163,13 @@ class _PoESampleKL(Function):
         return z, joint_mu, joint_logvar, kl
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_z, grad_mu, grad_logvar, grad_kl):
         mask, z, joint_mu, joint_logvar, seed, *experts = ctx.saved_tensors
         mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
         grads = ops.poe_sample_kl_backward(
             grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z, joint_mu, joint_logvar, seed
         )
-        return None, None, None, None, *_per_input(*grads, mu)
+        return None, None, None, None, *_per_input(*_first_order(grads, *experts), mu)
 
 
 class _MoPoESampleKL(Function):
@@ -158,14 +184,11 @@ class _MoPoESampleKL(Function):
         return z, kl, subset
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_z, grad_kl, _):
         mask, z, subset, seed, *experts = ctx.saved_tensors
         mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
-        grads = ops.mopoe_sample_kl_backward(
-            grad_z, grad_kl, mu, logvar, mask, ctx.subsets, ctx.prior, z, subset, seed
-        )
-        return None, None, None, None, *_per_input(*grads, mu)
+        grads = ops.mopoe_sample_kl_backward(grad_z, grad_kl, mu, logvar, mask, ctx.subsets, ctx.prior, z, subset, seed)
+        return None, None, None, None, *_per_input(*_first_order(grads, *experts), mu)
 
 
 def reparameterize(
@@ -193,7 +216,8 @@ def reparameterize(
     """
     if not _has_kernel(mu):
         return reference.reparameterize(mu, logvar, n_samples, seed=seed, generator=generator)
-    reference._checks.n_samples("reparameterize", n_samples)
+    _checks.tensor("reparameterize", "logvar", logvar)
+    _checks.n_samples("reparameterize", n_samples)
     seed = seed_tensor(seed, generator, mu.device)
     if torch.is_grad_enabled():
         return _Reparameterize.apply(mu, logvar, seed, n_samples)
@@ -217,6 +241,7 @@ def gaussian_kl(
     """
     if prior_mu is not None or prior_logvar is not None or not _has_kernel(mu):
         return reference.gaussian_kl(mu, logvar, prior_mu, prior_logvar)
+    _checks.tensor("gaussian_kl", "logvar", logvar)
     if torch.is_grad_enabled():
         return _GaussianKL.apply(mu, logvar)
     _refuse_forward_ad("gaussian_kl", mu, logvar)
@@ -242,7 +267,7 @@ def product_of_experts(
     """
     if weights is not None or not _has_kernel(_first(mu)):
         return reference.product_of_experts(mu, logvar, mask, prior=prior, weights=weights)
-    mus, logvars = _as_list(mu, logvar)
+    mus, logvars = _as_lists("product_of_experts", mu, logvar, mask)
     if torch.is_grad_enabled():
         return _ProductOfExperts.apply(mask, prior, *mus, *logvars)
     _refuse_forward_ad("product_of_experts", *mus, *logvars)
@@ -278,8 +303,8 @@ def poe_sample_kl(
         return reference.poe_sample_kl(
             mu, logvar, mask, prior=prior, n_samples=n_samples, expert_kl=expert_kl, seed=seed, generator=generator
         )
-    mus, logvars = _as_list(mu, logvar)
-    reference._checks.n_samples("poe_sample_kl", n_samples)
+    mus, logvars = _as_lists("poe_sample_kl", mu, logvar, mask)
+    _checks.n_samples("poe_sample_kl", n_samples)
     seed = seed_tensor(seed, generator, mus[0].device)
     if torch.is_grad_enabled():
         return PoESample(*_PoESampleKL.apply(mask, prior, n_samples, seed, *mus, *logvars))
@@ -314,11 +339,9 @@ def mopoe_sample_kl(
     Source: Sutter, Daunhawer & Vogt, Generalized Multimodal ELBO, 2021.
     """
     if not _has_kernel(_first(mu)):
-        return reference.mopoe_sample_kl(
-            mu, logvar, mask, subsets=subsets, prior=prior, seed=seed, generator=generator
-        )
-    mus, logvars = _as_list(mu, logvar)
-    reference._checks.subsets("mopoe_sample_kl", mu, subsets, prior)
+        return reference.mopoe_sample_kl(mu, logvar, mask, subsets=subsets, prior=prior, seed=seed, generator=generator)
+    mus, logvars = _as_lists("mopoe_sample_kl", mu, logvar, mask)
+    _checks.subsets("mopoe_sample_kl", mu, subsets, prior)
     seed = seed_tensor(seed, generator, mus[0].device)
     chosen, place = None if subsets is None else list(subsets), _PRIOR_CODE[prior]
     if torch.is_grad_enabled():
@@ -340,8 +363,8 @@ def log_likelihood(
 
     Args:
         x: data [B, ...]; broadcasts over leading sample dimensions of ``params`` without being expanded.
-        params: [..., B, ...]: mean (normal, laplace), logits (bernoulli), or logits [..., B, ..., classes] (categorical,
-            with integer x).
+        params: [..., B, ...]: mean (normal, laplace) or logits (bernoulli); logits [..., B, ..., classes] for
+            categorical, with integer x.
         family: "normal", "laplace", "bernoulli" or "categorical".
         scale: standard deviation (normal) or scale (laplace), a number or a tensor that broadcasts.
         event_dims: trailing dimensions of x that form one event; default all but the first.
@@ -350,6 +373,4 @@ def log_likelihood(
     Returns:
         [..., B] (with ``event_dims`` smaller than the default, the remaining dimensions of x follow).
     """
-    return reference.log_likelihood(
-        x, params, family=family, scale=scale, event_dims=event_dims, mask=mask
-    )
+    return reference.log_likelihood(x, params, family=family, scale=scale, event_dims=event_dims, mask=mask)

@@ -226,7 +226,9 @@ def poe_sample_kl(
     kl = gaussian_kl(joint_mu, joint_logvar)
     to_experts = None
     if expert_kl:
-        to_experts = torch.where(observed.squeeze(-1), gaussian_kl(joint_mu.expand_as(m), joint_logvar.expand_as(m), m, lv), 0.0)
+        to_experts = torch.where(
+            observed.squeeze(-1), gaussian_kl(joint_mu.expand_as(m), joint_logvar.expand_as(m), m, lv), 0.0
+        )
     return PoESample(z.to(out_dtype), joint_mu.to(out_dtype), joint_logvar.to(out_dtype), kl, to_experts)
 
 
@@ -245,7 +247,7 @@ def mopoe_sample_kl(
     seed=None,
     generator=None,
 ) -> MoPoESample:
-    """Mixture of products of experts (Sutter et al. 2021): mean KL over the available subsets, a sample of one of them."""
+    """Mixture of products of experts (Sutter et al. 2021): mean KL over available subsets, a sample of one of them."""
     _checks.experts("mopoe_sample_kl", mu, logvar, mask)
     _checks.subsets("mopoe_sample_kl", mu, subsets, prior)
     out_dtype = _dtype(mu)

@@ -13,7 +13,7 @@ namespace MMVAE_ISA {
 template <class V>
 static MMVAE_HD V kl_to_standard(V mu, V h, V g) {
   const V e = h + g;
-  return (mu * mu + (g + g) + e * e) * 0.5f;
+  return mu * (mu * 0.5f) + (g + e * (e * 0.5f));  // halved first: finite wherever the result is
 }
 
 // Gradients of (z, kl) with respect to the mean and log-variance of the Gaussian they came from; z - mu = sd * eps.

@@ -48,7 +48,7 @@ struct Constants<double> {
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double log2_e = 1.4426950408889634, ln2_high = 0.6931471803691238,
                           ln2_low = 1.9082149292705877e-10;
-  static constexpr double exp_max = 709.782712893384, exp_min = -708.0;
+  static constexpr double exp_max = 709.782712893384, exp_min = -708.4;
   static constexpr double huge = 1e300;
   static constexpr double exp_q[] = {1. / 2,       1. / 6,        1. / 24,        1. / 120,
                                      1. / 720,     1. / 5040,     1. / 40320,     1. / 362880,

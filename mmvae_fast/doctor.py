@@ -1,0 +1,174 @@
+"""What was built against what is found here: the first thing to ask of an installation that misbehaves."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+from typing import Any
+
+from mmvae_fast import __version__
+
+_DISTRIBUTION = "mmvae_fast"
+
+
+def examine() -> dict[str, Any]:
+    """Everything there is to know, as JSON-ready data. Never raises: what is broken is part of the answer."""
+    return {
+        "mmvae_fast": __version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "torch": _torch(),
+        "kernels": _kernels(),
+        "native": _native(),
+        "extras": _extras(),
+    }
+
+
+def healthy(found: dict[str, Any]) -> bool:
+    """False if kernels were built but do not load; a build without them is a choice."""
+    parts = (found["kernels"], found["native"])
+    return all(part["loaded"] for part in parts if part["built"])
+
+
+def as_json(found: dict[str, Any]) -> str:
+    return json.dumps(found, indent=2)
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The same for people: aligned lines, and at the end what is wrong."""
+    torch, kernels, native = found["torch"], found["kernels"], found["native"]
+    lines = [
+        ("mmvae_fast", found["mmvae_fast"]),
+        ("python", f"{found['python']} ({found['executable']})"),
+        ("platform", f"{found['platform']}, {found['cores']} cores"),
+        ("torch", _describe_torch(torch)),
+        ("kernels", _describe_part(kernels, "not built: every function runs as plain PyTorch")),
+        ("native", _describe_part(native, "not built: NumPy noise runs as plain NumPy")),
+    ]
+    if native["loaded"]:
+        lines.append(("  instruction set", f"{native['cpu_capability']} (in use)"))
+        lines += [(f"  {key.replace('_', ' ')}", _plain(value)) for key, value in native["build_info"].items()]
+    text = _aligned(lines)
+    if found["extras"] is None:
+        return f"{text}\n\nextras: unknown, mmvae_fast runs from a source folder and is not installed"
+    extras = [(f"  [{extra}]", ", ".join(map(_describe_package, packages))) for extra, packages in found["extras"].items()]
+    return f"{text}\n\nextras\n{_aligned(extras)}"
+
+
+def _aligned(lines: list[tuple[str, str]]) -> str:
+    width = max(len(label) for label, _ in lines)
+    return "\n".join(f"{label:<{width}}  {value}" for label, value in lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+# --- torch and the kernels --------------------------------------------------------------------------------------------
+
+
+def _torch() -> dict[str, Any]:
+    try:
+        import torch
+    except Exception as error:  # a torch that is damaged fails in many ways
+        return {"version": None, "error": _verbatim(error)}
+    return {
+        "version": torch.__version__,
+        "error": None,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda,
+        "cuda_devices": torch.cuda.device_count(),
+    }
+
+
+def _describe_torch(torch: dict[str, Any]) -> str:
+    if torch["version"] is None:
+        return f"missing: {torch['error']}"
+    cuda = f"CUDA {torch['cuda']}, {torch['cuda_devices']} device(s)" if torch["cuda"] else "no CUDA"
+    return f"{torch['version']}, {torch['threads']} thread(s), {torch['cpu_capability']}, {cuda}"
+
+
+def _kernels() -> dict[str, Any]:
+    """The ops for torch, ``mmvae_fast/_C``."""
+    return _load("mmvae_fast._C")
+
+
+def _native() -> dict[str, Any]:
+    """The kernels for NumPy, ``mmvae_fast/_native``, which also know how they were built."""
+    part = _load("mmvae_fast._native")
+    if part["loaded"]:
+        module = importlib.import_module("mmvae_fast._native")
+        part["cpu_capability"] = module.cpu_capability()
+        part["build_info"] = dict(module.build_info())
+    return part
+
+
+def _load(module: str) -> dict[str, Any]:
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return {"built": False, "loaded": False, "file": None, "error": None}
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return {"built": True, "loaded": False, "file": spec.origin, "error": _verbatim(error)}
+    return {"built": True, "loaded": True, "file": spec.origin, "error": None}
+
+
+def _describe_part(part: dict[str, Any], absent: str) -> str:
+    if not part["built"]:
+        return absent
+    return f"loaded ({part['file']})" if part["loaded"] else f"BUILT BUT DOES NOT LOAD ({part['file']}): {part['error']}"
+
+
+def _verbatim(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+# --- optional packages ------------------------------------------------------------------------------------------------
+
+
+def _extras() -> dict[str, list[dict[str, Any]]] | None:
+    """For every extra the packages it brings, and the version found (None: missing). None if not installed."""
+    try:
+        distribution = metadata.distribution(_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return None
+    extras: dict[str, list[dict[str, Any]]] = {}
+    for requirement in distribution.requires or ():
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)(\[[^]]*\])?\s*([^;]*?)\s*;.*extra == [\"']([^\"']+)[\"'].*", requirement)
+        if match is None:  # of the core
+            continue
+        name, _, wanted, extra = match.groups()
+        if re.sub("[-_.]+", "_", name) != _DISTRIBUTION:  # an extra that consists of others
+            extras.setdefault(extra, []).append({"package": name, "wanted": wanted.strip("()") or None, **_found(name, wanted)})
+    return extras
+
+
+def _found(name: str, wanted: str) -> dict[str, Any]:
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return {"found": None, "fits": False}
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ModuleNotFoundError:
+        return {"found": version, "fits": None}  # nobody here who could tell
+    return {"found": version, "fits": SpecifierSet(wanted.strip("()")).contains(version, prereleases=True)}
+
+
+def _describe_package(package: dict[str, Any]) -> str:
+    if package["found"] is None:
+        return f"{package['package']} MISSING"
+    unfit = f" (WANTED {package['wanted']})" if package["fits"] is False else ""
+    return f"{package['package']} {package['found']}{unfit}"
