@@ -33,7 +33,7 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::reparameterize_backward")
     def _(grad_z, z, mu, logvar, seed):
-        return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+        return mu.new_empty(2, *mu.shape)
 
     @torch.library.register_fake("mmvae_fast::gaussian_kl")
     def _(mu, logvar):
@@ -42,7 +42,7 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::gaussian_kl_backward")
     def _(grad_kl, mu, logvar):
-        return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
+        return mu.new_empty(2, *mu.shape)
 
     @torch.library.register_fake("mmvae_fast::product_of_experts")
     def _(mu, logvar, mask, prior):
@@ -52,8 +52,7 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::product_of_experts_backward")
     def _(grad_mu, grad_logvar, mu, logvar, mask, joint_mu, joint_logvar):
-        shape = _rows(mu)
-        return mu[0].new_empty(shape), mu[0].new_empty(shape)
+        return mu[0].new_empty(2, *_rows(mu))
 
     @torch.library.register_fake("mmvae_fast::poe_sample_kl")
     def _(mu, logvar, mask, prior, n_samples, seed):
@@ -65,8 +64,7 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::poe_sample_kl_backward")
     def _(grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z, joint_mu, joint_logvar, seed):
-        shape = _rows(mu)
-        return mu[0].new_empty(shape), mu[0].new_empty(shape)
+        return mu[0].new_empty(2, *_rows(mu))
 
     @torch.library.register_fake("mmvae_fast::mopoe_sample_kl")
     def _(mu, logvar, mask, subsets, prior, seed):
@@ -77,5 +75,4 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::mopoe_sample_kl_backward")
     def _(grad_z, grad_kl, mu, logvar, mask, subsets, prior, z, subset, seed):
-        shape = _rows(mu)
-        return mu[0].new_empty(shape), mu[0].new_empty(shape)
+        return mu[0].new_empty(2, *_rows(mu))

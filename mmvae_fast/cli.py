@@ -44,8 +44,12 @@ def _options(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo_out"),
     epochs: Annotated[int, typer.Option(min=1, help="How long to train.")] = 30,
-    seed: Annotated[int, typer.Option(min=0, help="Of data, weights and noise; the same seed gives the same figures.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Threads for training; these networks are small, so 1 is fastest.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of data, weights and noise; the same seed gives the same figures.")
+    ] = 0,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads for training; these networks are small, so 1 is fastest.")
+    ] = 1,
     draws: Annotated[int, typer.Option(min=100, help="Training rows.")] = 4000,
 ) -> None:
     """Train a model of images, captions and tones, judge it, export it, run it without torch, and show it all."""

@@ -15,6 +15,9 @@ from typing import Any
 from mmvae_fast import __version__
 
 _DISTRIBUTION = "mmvae_fast"
+_OF_AN_EXTRA = re.compile(  # of "name[others] (>=1.2) ; extra == 'train'": name, version, extra
+    r"""([\w.-]+)(?:\[[^]]*\])?\s*\(?([^;()]*?)\)?\s*;.*extra\s*==\s*["']([^"']+)["'].*"""
+)
 
 
 def examine() -> dict[str, Any]:
@@ -59,7 +62,9 @@ def as_text(found: dict[str, Any]) -> str:
     text = _aligned(lines)
     if found["extras"] is None:
         return f"{text}\n\nextras: unknown, mmvae_fast runs from a source folder and is not installed"
-    extras = [(f"  [{extra}]", ", ".join(map(_describe_package, packages))) for extra, packages in found["extras"].items()]
+    extras = [
+        (f"  [{name}]", ", ".join(map(_describe_package, packages))) for name, packages in found["extras"].items()
+    ]
     return f"{text}\n\nextras\n{_aligned(extras)}"
 
 
@@ -128,7 +133,8 @@ def _load(module: str) -> dict[str, Any]:
 def _describe_part(part: dict[str, Any], absent: str) -> str:
     if not part["built"]:
         return absent
-    return f"loaded ({part['file']})" if part["loaded"] else f"BUILT BUT DOES NOT LOAD ({part['file']}): {part['error']}"
+    verdict = f"({part['file']})"
+    return f"loaded {verdict}" if part["loaded"] else f"BUILT BUT DOES NOT LOAD {verdict}: {part['error']}"
 
 
 def _verbatim(error: Exception) -> str:
@@ -146,12 +152,12 @@ def _extras() -> dict[str, list[dict[str, Any]]] | None:
         return None
     extras: dict[str, list[dict[str, Any]]] = {}
     for requirement in distribution.requires or ():
-        match = re.fullmatch(r"([A-Za-z0-9._-]+)(\[[^]]*\])?\s*([^;]*?)\s*;.*extra == [\"']([^\"']+)[\"'].*", requirement)
+        match = _OF_AN_EXTRA.fullmatch(requirement)
         if match is None:  # of the core
             continue
-        name, _, wanted, extra = match.groups()
+        name, wanted, extra = match.groups()
         if re.sub("[-_.]+", "_", name) != _DISTRIBUTION:  # an extra that consists of others
-            extras.setdefault(extra, []).append({"package": name, "wanted": wanted.strip("()") or None, **_found(name, wanted)})
+            extras.setdefault(extra, []).append({"package": name, "wanted": wanted or None, **_found(name, wanted)})
     return extras
 
 
@@ -164,7 +170,7 @@ def _found(name: str, wanted: str) -> dict[str, Any]:
         from packaging.specifiers import SpecifierSet
     except ModuleNotFoundError:
         return {"found": version, "fits": None}  # nobody here who could tell
-    return {"found": version, "fits": SpecifierSet(wanted.strip("()")).contains(version, prereleases=True)}
+    return {"found": version, "fits": SpecifierSet(wanted).contains(version, prereleases=True)}
 
 
 def _describe_package(package: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ def _refuse_forward_ad(fn: str, *tensors: Tensor) -> None:
 
 
 # Experts reach autograd one tensor each (it does not look into lists) and reach the op as lists; a stacked tensor is a
-# list of one. Backward returns one [M, B, D] block for mu and one for logvar: two allocations, M views.
+# list of one. Backward ops return the gradients to mu and logvar as one tensor: one allocation, views of it.
 
 
 def _as_lists(fn: str, mu: Experts, logvar: Experts, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
@@ -82,10 +82,9 @@ def _as_lists(fn: str, mu: Experts, logvar: Experts, mask: Tensor | None) -> tup
     raise AssertionError("unreachable: the check above raises")
 
 
-def _per_input(grad_mu: Tensor, grad_logvar: Tensor, mu: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if mu[0].dim() == 3:
-        return grad_mu, grad_logvar
-    return (*grad_mu.unbind(0), *grad_logvar.unbind(0))
+def _per_input(grads: Tensor, mu: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """[2, M, B, D] as one gradient an input: M of mu and M of logvar, or the two stacked ones."""
+    return grads.unbind(0) if mu[0].dim() == 3 else grads.flatten(0, 1).unbind(0)
 
 
 class _FirstOrderOnly(Function):
@@ -96,8 +95,8 @@ class _FirstOrderOnly(Function):
     """
 
     @staticmethod
-    def forward(ctx, count, *tensors):
-        return tuple(t.view_as(t) for t in tensors[:count])
+    def forward(ctx, grads, *inputs):
+        return grads.view_as(grads)
 
     @staticmethod
     def backward(ctx, *_):
@@ -106,8 +105,8 @@ class _FirstOrderOnly(Function):
         )
 
 
-def _first_order(grads: tuple[Tensor, ...], *inputs: Tensor) -> tuple[Tensor, ...]:
-    return _FirstOrderOnly.apply(len(grads), *grads, *inputs) if torch.is_grad_enabled() else grads
+def _first_order(grads: Tensor, *inputs: Tensor) -> Tensor:
+    return _FirstOrderOnly.apply(grads, *inputs) if torch.is_grad_enabled() else grads
 
 
 class _Reparameterize(Function):
@@ -121,7 +120,7 @@ class _Reparameterize(Function):
     def backward(ctx, grad_z):
         z, mu, logvar, seed = ctx.saved_tensors
         grads = ops.reparameterize_backward(grad_z, z, mu, logvar, seed)
-        return *_first_order(grads, mu, logvar), None, None
+        return *_first_order(grads, mu, logvar).unbind(0), None, None
 
 
 class _GaussianKL(Function):
@@ -133,7 +132,7 @@ class _GaussianKL(Function):
     @staticmethod
     def backward(ctx, grad_kl):
         mu, logvar = ctx.saved_tensors
-        return _first_order(ops.gaussian_kl_backward(grad_kl, mu, logvar), mu, logvar)
+        return _first_order(ops.gaussian_kl_backward(grad_kl, mu, logvar), mu, logvar).unbind(0)
 
 
 class _ProductOfExperts(Function):
@@ -150,7 +149,7 @@ class _ProductOfExperts(Function):
         mask, joint_mu, joint_logvar, *experts = ctx.saved_tensors
         mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
         grads = ops.product_of_experts_backward(grad_mu, grad_logvar, mu, logvar, mask, joint_mu, joint_logvar)
-        return None, None, *_per_input(*_first_order(grads, *experts), mu)
+        return None, None, *_per_input(_first_order(grads, *experts), mu)
 
 
 class _PoESampleKL(Function):
@@ -169,7 +168,7 @@ class _PoESampleKL(Function):
         grads = ops.poe_sample_kl_backward(
             grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z, joint_mu, joint_logvar, seed
         )
-        return None, None, None, None, *_per_input(*_first_order(grads, *experts), mu)
+        return None, None, None, None, *_per_input(_first_order(grads, *experts), mu)
 
 
 class _MoPoESampleKL(Function):
@@ -188,7 +187,7 @@ class _MoPoESampleKL(Function):
         mask, z, subset, seed, *experts = ctx.saved_tensors
         mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
         grads = ops.mopoe_sample_kl_backward(grad_z, grad_kl, mu, logvar, mask, ctx.subsets, ctx.prior, z, subset, seed)
-        return None, None, None, None, *_per_input(*_first_order(grads, *experts), mu)
+        return None, None, None, None, *_per_input(_first_order(grads, *experts), mu)
 
 
 def reparameterize(

@@ -63,8 +63,10 @@ def seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None = N
 
 def philox_words(counter: Sequence[Tensor | int], key: Sequence[Tensor | int]) -> list[Tensor]:
     """Philox4x32-10 (Salmon et al. 2011) on int64 tensors that hold 32-bit words; broadcasts over the counters."""
-    c0, c1, c2, c3 = (torch.as_tensor(c) for c in counter)
-    k0, k1 = (torch.as_tensor(k) for k in key)
+    # torch.full, not torch.tensor: constants are lifted out of exported graphs, and decomposing loses them again
+    c0, c1, c2, c3, k0, k1 = (
+        w if isinstance(w, Tensor) else torch.full((), w, dtype=torch.int64) for w in (*counter, *key)
+    )
     for _ in range(10):
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # int64 wraps: the low 64 bits are the exact product
         c0, c1, c2, c3 = (
@@ -258,11 +260,13 @@ def mopoe_sample_kl(
     for subset in all_subsets(n_experts) if subsets is None else subsets:
         members = [i for i in range(n_experts) if subset >> i & 1]
         with_prior = prior == "all" or (prior == "full" and len(members) == n_experts)
-        s_mu, s_logvar = _product(m[members], lv[members], torch.ones_like(observed[members]), with_prior)
+        # one index at a time: a list of them is a constant tensor, which torch.export cannot decompose (see philox_words)
+        s_m, s_lv, s_observed = (torch.stack([t[i] for i in members]) for t in (m, lv, observed))
+        s_mu, s_logvar = _product(s_m, s_lv, torch.ones_like(s_observed), with_prior)
         mus.append(s_mu)
         logvars.append(s_logvar)
         kls.append(gaussian_kl(s_mu, s_logvar))
-        available.append(observed[members, :, 0].all(0))
+        available.append(s_observed[..., 0].all(0))
     usable = torch.stack(available)  # [S, B]
     n_usable = usable.sum(0)
     kl = torch.where(usable, torch.stack(kls), 0.0).sum(0) / n_usable.clamp(min=1)

@@ -34,7 +34,7 @@ class ExpertArgs {
   }
 
   Shape joint_shape() const { return {rows, dim}; }
-  Shape grad_shape() const { return {count, rows, dim}; }
+  Shape grad_shape() const { return {2, count, rows, dim}; }
 
   int count;
   int64_t rows, dim;
@@ -59,26 +59,15 @@ class ExpertArgs {
   bool stacked_;
 };
 
-// The two blocks [M, B, D] every backward of a product returns.
-struct ExpertGradTensors {
-  explicit ExpertGradTensors(const ExpertArgs& args, const Tensor& like)
-      : mu(empty(args.grad_shape(), args.dtype, like)),
-        logvar(empty(args.grad_shape(), args.dtype, like)),
-        rows(args.rows),
-        dim(args.dim) {}
-  template <class T>
-  ExpertGrads<T> as() {
-    return {data<T>(mu), data<T>(logvar), rows, dim};
-  }
-  Tensor mu, logvar;
-  int64_t rows, dim;
-};
+// The kernels' view of the gradient [2, M, B, D].
+template <class T>
+ExpertGrads<T> grads_in(Tensor& block, const ExpertArgs& args) {
+  T* mu = data<T>(block);
+  return {mu, mu + args.count * args.rows * args.dim, args.rows, args.dim};
+}
 
 inline Shape sampled(const std::optional<int64_t>& n_samples, const Shape& shape) {
-  if (!n_samples.has_value()) return shape;
-  Shape with{*n_samples};
-  with.insert(with.end(), shape.begin(), shape.end());
-  return with;
+  return n_samples.has_value() ? with_leading(*n_samples, shape) : shape;
 }
 
 }  // namespace mmvae

@@ -121,7 +121,7 @@ static std::tuple<Tensor, Tensor, Tensor> mopoe_sample_kl(const Tensors& mu, con
   return {z, kl, subset};
 }
 
-static std::tuple<Tensor, Tensor> mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_kl,
+static Tensor mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_kl,
                                                            const Tensors& mu, const Tensors& logvar,
                                                            const OptTensor& mask, const Subsets& subsets,
                                                            int64_t prior, const Tensor& z, const Tensor& subset,
@@ -138,15 +138,15 @@ static std::tuple<Tensor, Tensor> mopoe_sample_kl_backward(const OptTensor& grad
   const Lattice view = lattice->view();
   for (int64_t r = 0; r < experts.rows; ++r)
     if (data<int64_t>(chosen)[r] >= view.listed) check.fail("subset holds ", data<int64_t>(chosen)[r]);
-  ExpertGradTensors out(experts, mu[0]);
+  Tensor out = empty(experts.grad_shape(), experts.dtype, mu[0]);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
     const MoPoEBackward<T> args{experts.as<T>(), view, experts.rows, experts.dim, data<T>(sample),
-                                data<int64_t>(chosen), data<T>(gz), data<T>(gk), out.as<T>()};
+                                data<int64_t>(chosen), data<T>(gz), data<T>(gk), grads_in<T>(out, experts)};
     parallel_rows(experts.rows, experts.dim * (experts.count + view.nodes) * 2,
                   [&](int64_t b, int64_t e) { table<T>().mopoe_sample_kl_backward(args, b, e); });
   });
-  return {out.mu, out.logvar};
+  return out;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mmvae_fast, CPU, m) {

@@ -42,7 +42,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> poe_sample_kl(const Tensors& m
 }
 
 // The gradients of (z, kl) are absent for product_of_experts.
-static std::tuple<Tensor, Tensor> backward(const Check& check, const OptTensor& grad_z, const OptTensor& grad_mu,
+static Tensor backward(const Check& check, const OptTensor& grad_z, const OptTensor& grad_mu,
                                            const OptTensor& grad_logvar, const OptTensor& grad_kl, const Tensors& mu,
                                            const Tensors& logvar, const OptTensor& mask, const OptTensor& z,
                                            const Tensor& joint_mu, const Tensor& joint_logvar) {
@@ -62,19 +62,19 @@ static std::tuple<Tensor, Tensor> backward(const Check& check, const OptTensor& 
   const OptTensor gz = dense(grad_z), gm = dense(grad_mu), gl = dense(grad_logvar),
                   gk = dense(grad_kl), sample = dense(z);
   const Tensor jm = dense(joint_mu), jl = dense(joint_logvar);
-  ExpertGradTensors out(experts, mu[0]);
+  Tensor out = empty(experts.grad_shape(), experts.dtype, mu[0]);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
     const PoEBackward<T> args{experts.as<T>(), experts.rows, experts.dim, data<T>(jm),     data<T>(jl),
-                              data<T>(gm),     data<T>(gl),  out.as<T>(), samples,         data<T>(sample),
+                              data<T>(gm),     data<T>(gl),  grads_in<T>(out, experts), samples,         data<T>(sample),
                               data<T>(gz),     data<T>(gk)};
     parallel_rows(experts.rows, experts.dim * (experts.count + samples + 1),
                   [&](int64_t b, int64_t e) { table<T>().poe_backward(args, b, e); });
   });
-  return {out.mu, out.logvar};
+  return out;
 }
 
-static std::tuple<Tensor, Tensor> product_of_experts_backward(const OptTensor& grad_mu, const OptTensor& grad_logvar,
+static Tensor product_of_experts_backward(const OptTensor& grad_mu, const OptTensor& grad_logvar,
                                                               const Tensors& mu, const Tensors& logvar,
                                                               const OptTensor& mask, const Tensor& joint_mu,
                                                               const Tensor& joint_logvar) {
@@ -82,7 +82,7 @@ static std::tuple<Tensor, Tensor> product_of_experts_backward(const OptTensor& g
                   mask, std::nullopt, joint_mu, joint_logvar);
 }
 
-static std::tuple<Tensor, Tensor> poe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_mu,
+static Tensor poe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_mu,
                                                          const OptTensor& grad_logvar, const OptTensor& grad_kl,
                                                          const Tensors& mu, const Tensors& logvar,
                                                          const OptTensor& mask, const Tensor& z,

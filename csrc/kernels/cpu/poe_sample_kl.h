@@ -17,15 +17,17 @@ static void poe_sample_kl(const PoE<T>& a, int64_t begin, int64_t end) {
       const Observed<T> row(a.experts, r, d0);
       const T* eps = noise.row(r);
       V kl{};
-      for_lanes<T>(d1 - d0, [&](int64_t i, int n) __attribute__((always_inline)) {
-        const int64_t at = r * a.dim + d0 + i;
-        const Moments<V> joint = product(row, a.prior, i, n);
-        const V h = joint.logvar * static_cast<T>(0.5);
-        const ExpAndTail<V> sd = exp_and_tail(h);
-        kl += first(kl_to_standard(joint.mu, h, sd.minus_1_minus_x), n);
-        store(a.mu + at, joint.mu, n);
-        store(a.logvar + at, joint.logvar, n);
-        if (a.samples > 0) store(a.z + at, fma(sd.value, load(eps + i), joint.mu), n);
+      for_runs(d1 - d0, [&](int64_t d, int64_t n) {
+        const int64_t at = r * a.dim + d0 + d;
+        T *mu = a.mu + at, *logvar = a.logvar + at, *z = a.samples > 0 ? a.z + at : nullptr;
+        product(row, a.prior, d, n, [&](int64_t i, int lanes, const Moments<V>& joint) __attribute__((always_inline)) {
+          const V h = joint.logvar * static_cast<T>(0.5);
+          const ExpAndTail<V> sd = exp_and_tail(h);
+          kl += first(kl_to_standard(joint.mu, h, sd.minus_1_minus_x), lanes);
+          store(mu + i, joint.mu, lanes);
+          store(logvar + i, joint.logvar, lanes);
+          if (z != nullptr) store(z + i, fma(sd.value, load(eps + d + i), joint.mu), lanes);
+        });
       });
       a.kl[r] += sum(kl);
     }

@@ -1,0 +1,1 @@
+"""What we time. Never part of the tests: `make bench` runs it."""
