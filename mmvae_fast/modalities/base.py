@@ -1,0 +1,168 @@
+"""The base of all modalities, and the registry that brings them back from their JSON description."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mmvae_fast import functional
+from mmvae_fast.modalities.networks import MLPDecoder, MLPEncoder
+
+MODALITIES: dict[str, type[Modality]] = {}
+
+
+class Modality:
+    """One kind of data: the shape of a sample, its likelihood p(x | z), and networks to and from the latent space.
+
+    A plain description, not a module: models own the networks it makes, and it round-trips through JSON
+    (:meth:`config`, :meth:`from_config`). A subclass names its ``kind`` and the ``likelihoods`` that fit it.
+
+    Args:
+        shape: of one sample, without the batch dimension.
+        likelihood: family of :func:`mmvae_fast.functional.log_likelihood`.
+        scale: standard deviation of the normal likelihood, or scale of the Laplace one.
+        hidden: sizes of the hidden layers of the default networks; the decoder has them in reverse order.
+        encoder: your own module instead, x [B, *shape] -> (mu, logvar), each [B, latent_dim].
+        decoder: your own module instead, z [N, latent_dim] -> likelihood parameters [N, *param_shape].
+
+    Raises:
+        ValueError, TypeError: a shape, likelihood, scale or network that cannot be.
+    """
+
+    kind: ClassVar[str] = ""
+    likelihoods: ClassVar[tuple[str, ...]] = ()
+    dtype: torch.dtype = torch.float32
+
+    def __init_subclass__(cls) -> None:
+        if cls.kind:
+            MODALITIES.setdefault(cls.kind, cls)
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        likelihood: str,
+        scale: float = 1.0,
+        hidden: Sequence[int] = (256, 256),
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        self.shape = self._sizes("shape", shape)
+        self.hidden = self._sizes("hidden", hidden, may_be_empty=True)
+        if likelihood not in self.likelihoods:
+            raise ValueError(f"{type(self).__name__}: likelihood is {likelihood!r}, expected one of {self.likelihoods}")
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+            raise TypeError(f"{type(self).__name__}: scale is a {type(scale).__name__}, expected a number")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"{type(self).__name__}: scale is {scale}, expected a positive number")
+        for role, network in (("encoder", encoder), ("decoder", decoder)):
+            if network is not None and not isinstance(network, nn.Module):
+                raise TypeError(f"{type(self).__name__}: {role} is a {type(network).__name__}, expected an nn.Module")
+        self.likelihood = likelihood
+        self.scale = float(scale)
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def _sizes(self, what: str, sizes: Sequence[int], *, may_be_empty: bool = False) -> tuple[int, ...]:
+        valid = isinstance(sizes, Sequence) and all(type(n) is int and n > 0 for n in sizes)
+        if not valid or not (sizes or may_be_empty):
+            raise ValueError(f"{type(self).__name__}: {what} is {sizes!r}, expected positive integers")
+        return tuple(sizes)
+
+    @property
+    def size(self) -> int:
+        """How many numbers (or tokens) one sample holds."""
+        return math.prod(self.shape)
+
+    @property
+    def param_shape(self) -> tuple[int, ...]:
+        """Shape of the decoder's output for one sample."""
+        return self.shape
+
+    def make_encoder(self, latent_dim: int) -> nn.Module:
+        """A module x [B, *shape] -> (mu, logvar), each [B, latent_dim]; your own one if you gave one."""
+        return self.encoder or MLPEncoder(self.size, self.hidden, latent_dim)
+
+    def make_decoder(self, latent_dim: int) -> nn.Module:
+        """A module z [N, latent_dim] -> likelihood parameters [N, *param_shape]; your own one if you gave one."""
+        return self.decoder or MLPDecoder(latent_dim, self.hidden[::-1], self.param_shape)
+
+    def log_likelihood(self, x: Tensor, params: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log p(x | params) in nats, summed over a sample: x [B, *shape], params [..., B, *param_shape] -> [..., B].
+
+        ``mask`` bool [B]: a missing row counts 0, whatever it holds.
+        """
+        return functional.log_likelihood(x, params, family=self.likelihood, scale=self.scale, mask=mask)
+
+    def predict(self, params: Tensor) -> Tensor:
+        """The most telling x of likelihood parameters [..., *param_shape], in data space: the mean of p(x | params)."""
+        return params.sigmoid() if self.likelihood == "bernoulli" else params
+
+    def check(self, name: str, x: Any, *, dtype: torch.dtype | None = None) -> None:
+        """Refuse what cannot be a batch [B, *shape] of this modality; looks at shape and type only, never at values.
+
+        ``dtype`` is what to expect of floating-point data instead of float32 (models moved to another type).
+        """
+        expected = f"[B, {', '.join(map(str, self.shape))}]"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"modality {name!r}: got a {type(x).__name__}, expected a tensor {expected}")
+        wanted = self.dtype if dtype is None or not self.dtype.is_floating_point else dtype
+        if x.dtype != wanted:
+            cast = f"; convert it with x.to({wanted})" if self.dtype.is_floating_point else ""
+            raise TypeError(f"modality {name!r}: got {x.dtype}, expected {wanted}{cast}")
+        if x.dim() != 1 + len(self.shape) or tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"modality {name!r}: got shape {list(x.shape)}, expected {expected}")
+
+    def check_values(self, name: str, x: Tensor) -> None:
+        """Refuse values p(x | z) is not defined for. Reads the data, so it is for data sets, not for every step."""
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError(f"modality {name!r}: holds NaN or infinite values; mark such rows as missing with a mask")
+
+    def config(self) -> dict[str, Any]:
+        """A JSON description from which :meth:`from_config` makes an equal modality."""
+        return {
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "likelihood": self.likelihood,
+            "scale": self.scale,
+            "hidden": list(self.hidden),
+            "custom_encoder": self.encoder is not None,
+            "custom_decoder": self.decoder is not None,
+        }
+
+    @classmethod
+    def _from_config(cls, config: dict[str, Any], **networks: Any) -> Modality:
+        return cls(config["shape"], **_common(config), **networks)
+
+    @staticmethod
+    def from_config(
+        config: dict[str, Any], encoder: nn.Module | None = None, decoder: nn.Module | None = None
+    ) -> Modality:
+        """The modality a :meth:`config` describes, of whatever kind.
+
+        Raises:
+            ValueError: unknown kind, a malformed description, or custom networks that were not passed (or were, and
+                the description has none).
+        """
+        kind = config.get("kind") if isinstance(config, dict) else None
+        if kind not in MODALITIES:
+            raise ValueError(f"modality of kind {kind!r}, expected one of {sorted(MODALITIES)}")
+        for role, network in (("encoder", encoder), ("decoder", decoder)):
+            if bool(config.get(f"custom_{role}")) != (network is not None):
+                has, got = ("a custom", "none") if network is None else ("the default", "one")
+                raise ValueError(f"{kind} modality was saved with {has} {role}, but {got} was passed")
+        try:
+            return MODALITIES[kind]._from_config(config, encoder=encoder, decoder=decoder)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"malformed description of a {kind} modality: {error!r} in {config}") from error
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, likelihood={self.likelihood!r})"
+
+
+def _common(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in ("likelihood", "scale", "hidden")}

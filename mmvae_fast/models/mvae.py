@@ -1,0 +1,118 @@
+"""MVAE: product of experts with sub-sampled training.
+
+Wu & Goodman, Multimodal Generative Models for Scalable Weakly-Supervised Learning, NeurIPS 2018
+(https://arxiv.org/abs/1802.05335).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmvae_fast import functional
+from mmvae_fast.modalities import Modality
+from mmvae_fast.models.base import MultimodalVAE, mean
+from mmvae_fast.models.batch import Batch
+from mmvae_fast.models.outputs import Output, Posterior
+from mmvae_fast.reference import philox_normal, seed_tensor
+
+
+class MVAE(MultimodalVAE):
+    """A sum of ELBOs, each with its own product of the prior and a set of experts: all, each one alone, random ones.
+
+    loss = sum over sets s of the mean over rows of [ -sum_{m in s} w_m log p(x_m | z_s) + beta * KL(q_s || p) ]; what a
+    row lacks counts 0 (equation 4 of the paper). Modalities are encoded once, and each is decoded in one call for all
+    sets it is in. The reported elbo, kl and log-likelihoods are those of the joint posterior.
+
+    Args:
+        n_random_subsets: how many more sets of 2 to M-1 modalities a training step draws, without replacement (the
+            paper's k); 0 in its experiments with two modalities, and never in eval mode.
+
+    See :class:`MultimodalVAE` for the other arguments. The paper's defaults: beta = 1 after annealing over 200 of 500
+    epochs, and likelihoods weighted per data set.
+    """
+
+    _pool: Tensor
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        latent_dim: int,
+        *,
+        beta: float = 1.0,
+        likelihood_weights: str | Mapping[str, float] = "none",
+        n_random_subsets: int = 0,
+    ) -> None:
+        super().__init__(modalities, latent_dim, beta=beta, likelihood_weights=likelihood_weights)
+        pool = _middle_subsets(len(self.modalities))
+        if type(n_random_subsets) is not int or not 0 <= n_random_subsets <= len(pool):
+            raise ValueError(
+                f"n_random_subsets is {n_random_subsets!r}, expected 0 to {len(pool)}: so many sets of 2 to M-1 "
+                f"modalities exist for M = {len(self.modalities)}"
+            )
+        self.n_random_subsets = n_random_subsets
+        self.register_buffer("_pool", pool, persistent=False)  # [sets, M] bool: who is in which set
+
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "n_random_subsets": self.n_random_subsets}
+
+    def fuse(self, mus: Sequence[Tensor], logvars: Sequence[Tensor], mask: Tensor) -> Posterior:
+        return Posterior(*functional.product_of_experts(list(mus), list(logvars), mask, prior=True))
+
+    def objective(
+        self, batch: Batch, mus: list[Tensor], logvars: list[Tensor], *, beta: float | Tensor, seed: int | Tensor | None
+    ) -> Output:
+        count = len(self.modalities)
+        seed = seed_tensor(seed, device=self.device)
+        members = self._random_subsets(_branch(seed, -1))
+        joint = functional.poe_sample_kl(mus, logvars, batch.mask, seed=seed)
+        random = [
+            functional.poe_sample_kl(mus, logvars, batch.mask & chosen, seed=_branch(seed, count + 1 + i))
+            for i, chosen in enumerate(members)
+        ]
+        joint_kl = mean(joint.kl)
+        total_kl = sum((mean(r.kl) for r in random), start=joint_kl)
+        joint_scores, total_scores = {}, {}
+        for m, name in enumerate(self.modalities):
+            if name not in batch.data:
+                continue
+            latents = [joint.z, *(r.z for r in random)]
+            if count > 1:  # a single modality's own ELBO is the joint one
+                own = functional.poe_sample_kl(
+                    [mus[m]], [logvars[m]], batch.mask[:, m : m + 1], seed=_branch(seed, 1 + m)
+                )
+                total_kl = total_kl + mean(own.kl)
+                latents.append(own.z)
+            scores = self._score(batch, name, torch.stack(latents))  # [sets, B]
+            if random:
+                always = members.new_ones(1)
+                scores = torch.where(torch.cat([always, members[:, m], always])[:, None], scores, 0.0)
+            joint_scores[name] = mean(scores[0].detach())
+            total_scores[name] = mean(scores.t())
+        loss = beta * total_kl - self._weighted(total_scores)
+        kl = joint_kl.detach()
+        return Output(loss, sum(joint_scores.values()) - kl, kl, joint_scores)
+
+    def _random_subsets(self, seed: Tensor) -> Tensor:
+        """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device."""
+        if not (self.training and self.n_random_subsets):
+            return self._pool[:0]
+        keys = philox_normal(seed, 1, len(self._pool), device=self.device)[0]
+        return self._pool[keys.topk(self.n_random_subsets).indices]
+
+
+def _middle_subsets(count: int) -> Tensor:
+    """Every set of at least two of the modalities but not all: bool [sets, M]."""
+    if count > 16:
+        return torch.zeros(0, count, dtype=torch.bool)  # too many to list: no random sets for that many modalities
+    sets = [[bool(s >> m & 1) for m in range(count)] for s in range(1, 2**count - 1) if s.bit_count() >= 2]
+    return torch.tensor(sets, dtype=torch.bool).reshape(-1, count)
+
+
+def _branch(seed: Tensor, i: int) -> Tensor:
+    """The seed of the i-th independent draw of a step: odd strides of 2^64 / golden ratio (Steele et al. 2014)."""
+    step = i * 0x9E3779B97F4A7C15 % 2**64
+    return seed + (step - 2**64 if step >= 2**63 else step)

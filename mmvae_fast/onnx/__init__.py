@@ -1,0 +1,73 @@
+"""ONNX: export a trained model to a bundle folder, verify it against torch, serve it without torch.
+
+``export_onnx`` and ``verify`` need torch and onnx (extra ``onnx``); ``Runtime`` needs NumPy and onnxruntime only (extra
+``runtime``). Everything loads on first use, so importing this package imports none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmvae_fast.onnx.errors import (
+        BadDtype,
+        BadShape,
+        BadValue,
+        BundleError,
+        ExportError,
+        ExportVerificationError,
+        InputError,
+        MissingInput,
+        NonFinite,
+        UnknownModality,
+    )
+    from mmvae_fast.onnx.export import ExportResult, decompositions, export_onnx
+    from mmvae_fast.onnx.manifest import Manifest
+    from mmvae_fast.onnx.noise import philox_normal
+    from mmvae_fast.onnx.runtime import Posterior, Runtime
+    from mmvae_fast.onnx.verification import Report, verify
+
+__all__ = [
+    "BadDtype",
+    "BadShape",
+    "BadValue",
+    "BundleError",
+    "ExportError",
+    "ExportResult",
+    "ExportVerificationError",
+    "InputError",
+    "Manifest",
+    "MissingInput",
+    "NonFinite",
+    "Posterior",
+    "Report",
+    "Runtime",
+    "UnknownModality",
+    "decompositions",
+    "export_onnx",
+    "philox_normal",
+    "verify",
+]
+
+_HOME = {
+    "ExportResult": "export",
+    "Manifest": "manifest",
+    "Posterior": "runtime",
+    "Report": "verification",
+    "Runtime": "runtime",
+    "decompositions": "export",
+    "export_onnx": "export",
+    "philox_normal": "noise",
+    "verify": "verification",
+}  # the rest are errors
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(importlib.import_module(f"mmvae_fast.onnx.{_HOME.get(name, 'errors')}"), name)
+    raise AttributeError(f"module 'mmvae_fast.onnx' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

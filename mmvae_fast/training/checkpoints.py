@@ -1,0 +1,147 @@
+"""``best/`` and ``last/``: model folders with what it takes to continue training. No pickle anywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmvae_fast._files import recover_folder, replace_folder, temporary_sibling, write_atomic
+from mmvae_fast.models import MultimodalVAE
+from mmvae_fast.models.checkpoint import load_weights, pack, read_config, read_json, unpack
+
+FORMAT = "mmvae_fast.training"
+SCHEMA_VERSION = 1
+BEST, LAST, HISTORY = "best", "last", "history.json"
+STATE, OPTIMIZER = Path("training/state.json"), Path("training/optimizer.safetensors")
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    settings: dict[str, Any]
+    """What the course of a run depends on, apart from model and data."""
+    epoch: int = 0
+    """Completed epochs."""
+    best_epoch: int | None = None
+    best_loss: float | None = None
+    """Lowest loss at full beta; None while no epoch has one."""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def write(out: Path, model: MultimodalVAE, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Save an epoch as ``last/``, and as ``best/`` if it is the best.
+
+    ``best/`` goes first: if we are stopped in between, the run continues from the old ``last/`` and makes the same
+    ``best/`` again.
+    """
+    state = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asdict(progress)}
+    with temporary_sibling(out / LAST) as last:
+        model.save(last)
+        write_atomic(last / OPTIMIZER, pack(optimizer_tensors(model, optimizer)))
+        write_atomic(last / STATE, json.dumps(state, indent=1) + "\n")
+        if progress.best_epoch == progress.epoch:
+            with temporary_sibling(out / BEST) as best:
+                shutil.copytree(last, best, dirs_exist_ok=True)
+                replace_folder(best, out / BEST)
+        replace_folder(last, out / LAST)
+    write_atomic(out / HISTORY, json.dumps(progress.history, indent=1) + "\n")
+
+
+def read(out: Path, model: MultimodalVAE) -> tuple[Progress, dict[str, Tensor]] | None:
+    """Load the weights of the latest checkpoint into ``model``; None if there is no checkpoint.
+
+    If ``last/`` is damaged, ``best/`` serves: an earlier epoch of the same run, from which the later ones follow again.
+
+    Returns:
+        (progress, optimizer tensors)
+
+    Raises:
+        ValueError: the checkpoint is of another model (naming the differences), or both are damaged.
+    """
+    damage = []
+    for folder in (out / LAST, out / BEST):
+        recover_folder(folder)
+        if not folder.exists():
+            continue
+        try:
+            config = read_config(folder)
+            progress, tensors = _read_state(folder), unpack(folder / OPTIMIZER)
+            differences = _differences(config, model.config())
+            if not differences:
+                load_weights(model, folder)
+        except ValueError as error:
+            damage.append(str(error))
+            continue
+        if differences:
+            raise ValueError(f"{folder} is a checkpoint of another model: {'; '.join(differences)}")
+        if damage:
+            warnings.warn(
+                f"{damage[0]}; continuing from {folder}, epoch {progress.epoch}, instead", RuntimeWarning, stacklevel=3
+            )
+        return progress, tensors
+    if damage:
+        raise ValueError(f"{'; '.join(damage)}; remove {out} or pass resume=False to start over")
+    return None
+
+
+def _read_state(folder: Path) -> Progress:
+    path = folder / STATE
+    state = read_json(path)
+    header = {"format": state.pop("format", None), "schema_version": state.pop("schema_version", None)}
+    if header != {"format": FORMAT, "schema_version": SCHEMA_VERSION}:
+        raise ValueError(f"{path}: is {header}, expected {FORMAT} version {SCHEMA_VERSION}")
+    try:
+        return Progress(**state)
+    except TypeError as error:
+        raise ValueError(f"{path}: damaged, {error}") from error
+
+
+def _differences(found: Any, expected: Any, where: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        lines = []
+        for key in [*expected, *(k for k in found if k not in expected)]:
+            path = f"{where}.{key}" if where else key
+            if key not in found:
+                lines.append(f"{path} is not in the checkpoint")
+            elif key not in expected:
+                lines.append(f"{path} is only in the checkpoint")
+            else:
+                lines += _differences(found[key], expected[key], path)
+        if not lines and list(found) != list(expected):
+            lines.append(f"{where or 'config'} is in the order {list(found)}, expected {list(expected)}")
+        return lines
+    return [] if found == expected else [f"{where} is {_short(found)}, expected {_short(expected)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as tensors named ``<quantity>/<parameter>``; parameters it never touched are left out."""
+    return {
+        f"{quantity}/{name}": torch.as_tensor(value)
+        for name, parameter in model.named_parameters()
+        for quantity, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo :func:`optimizer_tensors`."""
+    index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        quantity, _, name = key.partition("/")
+        if name not in index:
+            raise ValueError(f"{OPTIMIZER}: holds {key!r}, which is no parameter of the model")
+        state.setdefault(index[name], {})[quantity] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,215 @@
+"""The one function of training."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmvae_fast._lazy import require
+from mmvae_fast.models import MultimodalVAE
+from mmvae_fast.training import checkpoints
+from mmvae_fast.training.data import Data, Shuffle, batches, count_rows
+from mmvae_fast.training.numerics import flushed_denormals
+from mmvae_fast.training.quiet import quiet_lightning
+from mmvae_fast.training.seeding import preserved_random_state
+
+History = list[dict[str, float]]
+
+
+def fit(
+    model: MultimodalVAE,
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    warmup_epochs: float | None = None,
+    validation: Data | None = None,
+    out: str | os.PathLike | None = None,
+    seed: int = 0,
+    resume: bool | str = "auto",
+    progress: bool = True,
+    num_workers: int = 0,
+    gradient_clip: float | None = None,
+    accelerator: str = "auto",
+    callbacks: Sequence[Any] = (),
+) -> History:
+    """Train a model with Adam, in place.
+
+    Args:
+        data: a dict of tensors with N rows by modality, and optionally under "mask" what is observed (bool [N, M], or a
+            dict of bool [N] by modality); or a torch Dataset whose rows are such dicts.
+        epochs: how many in total; a continued run does what is missing.
+        warmup_epochs: the weight of the KL divergence rises linearly, step by step, from 0 to the model's beta over so
+            many epochs; 0 for none, None for the first third of ``epochs``.
+        validation: data to evaluate after every epoch, at full beta and with the same noise each time.
+        out: a folder for ``last/`` (after every epoch), ``best/`` (lowest validation loss, else lowest training loss,
+            once warmed up) and ``history.json``. Both are model folders for ``MultimodalVAE.load``, and hold what it
+            takes to continue.
+        seed: of the order of the rows and of all noise. The weights are the model's, so seed torch before you build it.
+            Global random generators are left as they were.
+        resume: continue from ``out``: "auto" if there is something, True to insist, False to start over (removes the
+            earlier ``last/`` and ``best/``). A continued run equals an uninterrupted one bit for bit.
+        progress: show elbo, kl and the log-likelihood of every modality: a bar on a terminal, else a line an epoch.
+        num_workers: processes that load a Dataset; tensors need none.
+        gradient_clip: largest norm of the gradient.
+        accelerator: of Lightning: "auto", "cpu", "gpu", ...; the model comes back to the device it was on.
+        callbacks: more Lightning callbacks.
+
+    Returns:
+        one dict an epoch: "epoch", then "loss", "elbo", "kl" and "ll_<modality>" as means over rows in nats (of the
+        training steps, so at the beta and the weights they had), and the same with "val_" before it.
+
+    Raises:
+        ValueError, TypeError: arguments or data that cannot be; a checkpoint of another model or other settings.
+        FloatingPointError: the loss is not finite; ``last/`` keeps the epoch before.
+        KeyboardInterrupt: on Ctrl-C; ``last/`` keeps the last complete epoch, and the message says which.
+        ImportError: without the ``train`` extra.
+    """
+    _check(model, epochs, batch_size, lr, warmup_epochs, seed, resume, gradient_clip)
+    rows = count_rows("data", model, data)
+    validation_rows = 0 if validation is None else count_rows("validation", model, validation)
+    require("lightning.pytorch", extra="train")
+    require("safetensors", extra="train")
+
+    settings = {"seed": seed, "batch_size": batch_size, "lr": lr, "warmup_epochs": warmup_epochs, "rows": rows}
+    settings["gradient_clip"] = gradient_clip
+    folder = None if out is None else Path(out)
+    state, optimizer_tensors = _start(model, folder, resume, settings, epochs)
+    if state.epoch >= epochs:
+        return state.history
+
+    from mmvae_fast.training.module import TrainingModule
+
+    sampler = Shuffle(rows, seed, state.epoch)
+    train = batches(data, rows, batch_size, sampler, num_workers)
+    valid = None if validation is None else batches(validation, validation_rows, batch_size, None, num_workers)
+
+    def save(optimizer: Any) -> None:
+        if folder is not None:
+            checkpoints.write(folder, model, optimizer, state)
+
+    module = TrainingModule(
+        model,
+        state,
+        optimizer_tensors,
+        epochs=epochs,
+        steps_per_epoch=math.ceil(rows / batch_size),
+        validated=validation is not None,
+        on_epoch_end=save,
+    )
+    device, was_training = model.device, model.training
+    try:
+        with quiet_lightning(), preserved_random_state(), flushed_denormals(), _interruptible(state, folder):
+            trainer = _trainer(epochs - state.epoch, progress, accelerator, gradient_clip, callbacks)
+            model.train()
+            trainer.fit(module, train_dataloaders=train, val_dataloaders=valid)
+    finally:
+        model.to(device).train(was_training)
+        model.zero_grad(set_to_none=True)
+    return state.history
+
+
+def _trainer(
+    epochs: int, progress: bool, accelerator: str, gradient_clip: float | None, callbacks: Sequence[Any]
+) -> Any:
+    from lightning.pytorch import Trainer
+
+    from mmvae_fast.training.progress import Bar, progress_callback
+
+    shown = [progress_callback()] if progress else []
+    return Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=1,
+        gradient_clip_val=gradient_clip,
+        callbacks=[*callbacks, *shown],
+        enable_progress_bar=any(isinstance(callback, Bar) for callback in shown),  # else Lightning adds its own
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _start(
+    model: MultimodalVAE, out: Path | None, resume: bool | str, settings: dict[str, Any], epochs: int
+) -> tuple[checkpoints.Progress, dict[str, Any]]:
+    """Where the run stands: the checkpoint in ``out`` (loaded into the model), or the beginning."""
+    found = checkpoints.read(out, model) if out is not None and resume else None
+    if found is None:
+        if resume is True:
+            raise ValueError(f"resume is True, but there is no checkpoint in {out}")
+        if out is not None:
+            for name in (checkpoints.LAST, checkpoints.BEST):
+                shutil.rmtree(out / name, ignore_errors=True)
+            (out / checkpoints.HISTORY).unlink(missing_ok=True)
+        if settings["warmup_epochs"] is None:
+            settings["warmup_epochs"] = epochs // 3
+        return checkpoints.Progress(settings), {}
+    state, tensors = found
+    if settings["warmup_epochs"] is None:
+        settings["warmup_epochs"] = state.settings.get("warmup_epochs")
+    differences = [
+        f"{name} was {state.settings.get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if state.settings.get(name) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"{out} holds a run with other settings: {'; '.join(differences)}. Use those, another folder, or "
+            "resume=False to start over"
+        )
+    return state, tensors
+
+
+@contextmanager
+def _interruptible(state: checkpoints.Progress, out: Path | None) -> Iterator[None]:
+    """Lightning answers Ctrl-C with exit(1) and disables it; raise KeyboardInterrupt instead, saying what is kept."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        kept = "nothing was kept, as no folder was given"
+        if out is not None and (out / checkpoints.LAST).exists():
+            kept = f"{out / checkpoints.LAST} holds the epoch before; the same call continues from there"
+        elif out is not None:
+            kept = "nothing was kept, as no epoch was complete"
+        raise KeyboardInterrupt(f"training stopped in epoch {state.epoch + 1}: {kept}") from None
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _check(
+    model: Any, epochs: Any, batch_size: Any, lr: Any, warmup_epochs: Any, seed: Any, resume: Any, gradient_clip: Any
+) -> None:
+    if not isinstance(model, MultimodalVAE):
+        raise TypeError(f"model is a {type(model).__name__}, expected a MultimodalVAE")
+    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{what} is {value!r}, expected a positive integer")
+    if type(seed) is not int:
+        raise TypeError(f"seed is {seed!r}, expected an integer")
+    for what, value, or_none in (("lr", lr, ""), ("gradient_clip", gradient_clip, " or None")):
+        if not (or_none and value is None) and not (_is_number(value) and value > 0):
+            raise ValueError(f"{what} is {value!r}, expected a positive number{or_none}")
+    if warmup_epochs is not None and not (_is_number(warmup_epochs) and warmup_epochs >= 0):
+        raise ValueError(f"warmup_epochs is {warmup_epochs!r}, expected a number, 0 or more, or None")
+    if resume not in (True, False, "auto"):
+        raise ValueError(f"resume is {resume!r}, expected True, False or 'auto'")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

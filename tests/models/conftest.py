@@ -1,0 +1,60 @@
+"""A small model of every kind over four kinds of data, in float64, and batches for it."""
+
+import pytest
+import torch
+
+from mmvae_fast.modalities import Audio, Image, Text, Vector
+from mmvae_fast.models import MVAE, MoPoE
+
+ROWS = 6
+
+
+def modalities():
+    return {
+        "image": Image((1, 2, 2), hidden=(6,)),
+        "text": Text(5, 3, hidden=(6,), embedding_dim=2),
+        "audio": Audio((2, 3), scale=0.7, hidden=(6,)),
+        "vector": Vector(4, likelihood="laplace", scale=1.3, hidden=(6,)),
+    }
+
+
+MODELS = {
+    "MVAE": lambda **o: MVAE(modalities(), 5, **o),
+    "MVAE+2": lambda **o: MVAE(modalities(), 5, n_random_subsets=2, **o),
+    "MoPoE": lambda **o: MoPoE(modalities(), 5, **o),
+}
+
+
+@pytest.fixture(params=MODELS)
+def make_model(request):
+    """A constructor, so that a test can have several equal models: the same weights every time."""
+
+    def make(**options):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            return MODELS[request.param](beta=1.7, **options).double()
+
+    return make
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model(likelihood_weights="dimension")
+
+
+@pytest.fixture
+def batch():
+    g = torch.Generator().manual_seed(0)
+    return {
+        "image": torch.rand(ROWS, 1, 2, 2, generator=g, dtype=torch.float64),
+        "text": torch.randint(0, 5, (ROWS, 3), generator=g),
+        "audio": torch.randn(ROWS, 2, 3, generator=g, dtype=torch.float64),
+        "vector": torch.randn(ROWS, 4, generator=g, dtype=torch.float64),
+    }
+
+
+@pytest.fixture
+def mask():
+    """Some of everything: a complete row, an empty one, single modalities, pairs."""
+    rows = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0], [0, 0, 1, 0]]
+    return torch.tensor(rows, dtype=torch.bool)

@@ -1,0 +1,186 @@
+"""Encoding, decoding, generation and the likelihood estimate."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mmvae_fast.modalities import Vector
+from mmvae_fast.models import MVAE, MoPoE, MultimodalVAE, Posterior
+
+
+def test_encode_is_the_models_product_of_experts(model, batch, mask):
+    mus, logvars, observed = model.encode_experts(batch, mask)
+    assert torch.equal(observed, mask)
+    mu, logvar = model.encode(batch, mask)
+    for b in range(6):
+        members = [m for m in range(4) if mask[b, m]]
+        prior = not members or isinstance(model, MVAE) or len(members) == 4
+        precision = sum((torch.exp(-logvars[m][b]) for m in members), start=torch.full((5,), float(prior)).double())
+        torch.testing.assert_close(logvar[b], -torch.log(precision))
+        numerator = sum((mus[m][b] * torch.exp(-logvars[m][b]) for m in members), start=torch.zeros(5).double())
+        torch.testing.assert_close(mu[b], numerator / precision)
+
+
+def test_encode_experts_are_the_encoders_outputs(model, batch):
+    del batch["text"]
+    mus, logvars, mask = model.encode_experts(batch)
+    assert mask.tolist() == [[True, False, True, True]] * 6
+    assert torch.count_nonzero(mus[1]) == torch.count_nonzero(logvars[1]) == 0
+    torch.testing.assert_close((mus[2], logvars[2]), tuple(model.encoders["audio"](batch["audio"])))
+
+
+def test_posterior_samples_have_its_moments_and_its_gradient():
+    mu, logvar = torch.tensor([[1.0, -2.0]], requires_grad=True), torch.tensor([[0.0, -1.0]])
+    q = Posterior(mu, logvar)
+    z = q.sample(20000, seed=1)
+    assert z.shape == (20000, 1, 2)
+    torch.testing.assert_close(z.mean(0), mu, atol=0.03, rtol=0)
+    torch.testing.assert_close(z.var(0), logvar.exp(), atol=0.03, rtol=0)
+    assert torch.equal(q.sample(seed=1), q.sample(seed=1))
+    q.sample(seed=1).sum().backward()
+    assert mu.grad.tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("leading", [(), (6,), (2, 6), (0,), (2, 0)])
+def test_decode_takes_any_leading_shape(model, leading):
+    z = torch.randn(*leading, 5, dtype=torch.float64)
+    for name, x in model.decode(z).items():
+        assert x.shape == (*leading, *model.modalities[name].shape)
+    for name, p in model.decode(z, params=True).items():
+        assert p.shape == (*leading, *model.modalities[name].param_shape)
+    assert list(model.decode(z, to=["text", "image"])) == ["text", "image"]
+    assert list(model.decode(z, to="text")) == ["text"]
+
+
+def test_decode_is_the_prediction_of_its_parameters(model):
+    z = torch.randn(3, 5, dtype=torch.float64)
+    params, decoded = model.decode(z, params=True), model.decode(z)
+    for name, modality in model.modalities.items():
+        torch.testing.assert_close(decoded[name], modality.predict(params[name]))
+        torch.testing.assert_close(params[name], model.decoders[name](z))
+
+
+def test_reconstruct_and_translate_decode_the_posterior_mean(model, batch, mask):
+    z = model.encode(batch, mask).mu
+    torch.testing.assert_close(model.reconstruct(batch, mask), {n: x.detach() for n, x in model.decode(z).items()})
+    assert list(model.reconstruct(batch, to="audio")) == ["audio"]
+    only_text = {"text": batch["text"]}
+    image = model.translate(only_text, "image")
+    torch.testing.assert_close(image, model.decode(model.encode(only_text).mu)["image"].detach())
+    assert not image.requires_grad
+
+
+def test_samples_are_decoded_normals(model):
+    z = torch.randn(7, 5, dtype=torch.float64)
+    torch.testing.assert_close(model.sample(z=z), {n: x.detach() for n, x in model.decode(z).items()})
+    a, b = model.sample(7, seed=3), model.sample(7, seed=3)
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not torch.equal(a["image"], model.sample(7, seed=4)["image"])
+    # a sample depends on its row, not on how many were asked for
+    torch.testing.assert_close(model.sample(3, seed=3)["audio"], a["audio"][:3])
+    assert model.sample(0)["image"].shape == (0, 1, 2, 2)
+    assert list(model.sample(1, to=["text"])) == ["text"]
+
+
+def test_gradients_flow_through_encode_and_decode(model, batch):
+    z = model.encode(batch).sample(seed=1)
+    model.decode(z, "audio", params=True)["audio"].sum().backward()
+    assert all(p.grad is not None for p in model.encoders.parameters())
+
+
+def test_mode_and_gradient_switches_are_left_alone(model, batch):
+    model.train()
+    model.reconstruct(batch)
+    model.sample(2)
+    model.log_likelihood(batch, n_samples=2)
+    assert model.training
+    assert torch.is_grad_enabled()
+
+
+class LinearEncoder(nn.Module):
+    """Wider than the true posterior, or the importance weights have infinite variance."""
+
+    def __init__(self, n, d):
+        super().__init__()
+        self.mu = nn.Linear(n, d)
+        self.logvar = nn.Parameter(torch.full((d,), 1.5))
+
+    def forward(self, x):
+        return self.mu(x), self.logvar.expand(x.shape[0], -1)
+
+
+@pytest.fixture(params=[MVAE, MoPoE])
+def linear_gaussian(request):
+    """x_m = W_m z + b_m + noise: log p(x) is known."""
+    torch.manual_seed(0)
+    modalities = {f"v{n}": Vector(n, scale=0.8, encoder=LinearEncoder(n, 2), decoder=nn.Linear(2, n)) for n in (3, 4)}
+    return request.param(modalities, 2).double()
+
+
+def exact(model, batch, names):
+    w = torch.cat([model.decoders[n].weight for n in names])
+    b = torch.cat([model.decoders[n].bias for n in names])
+    covariance = w @ w.t() + 0.8**2 * torch.eye(len(b), dtype=torch.float64)
+    return (
+        torch.distributions.MultivariateNormal(b, covariance).log_prob(torch.cat([batch[n] for n in names], 1)).detach()
+    )
+
+
+def test_log_likelihood_converges_to_the_exact_one(linear_gaussian):
+    model = linear_gaussian
+    batch = {"v3": torch.randn(5, 3).double(), "v4": torch.randn(5, 4).double()}
+    estimate = model.log_likelihood(batch, n_samples=20000, seed=0, chunk=5000)
+    torch.testing.assert_close(estimate, exact(model, batch, ["v3", "v4"]), atol=0.05, rtol=0)
+    mask = torch.tensor([[True, True], [True, False], [False, True], [False, False], [True, True]])
+    estimate = model.log_likelihood(batch, mask, n_samples=20000, seed=0, chunk=5000)
+    torch.testing.assert_close(estimate[1], exact(model, batch, ["v3"])[1], atol=0.05, rtol=0)
+    torch.testing.assert_close(estimate[2], exact(model, batch, ["v4"])[2], atol=0.05, rtol=0)
+    assert estimate[3] == 0  # log p of nothing
+
+
+def test_log_likelihood_bounds_get_tighter(linear_gaussian):
+    """One sample is the ELBO in expectation; more samples raise the bound towards log p(x)."""
+    model = linear_gaussian
+    batch = {"v3": torch.randn(1, 3).double(), "v4": torch.randn(1, 4).double()}
+    rows = {name: x.expand(4000, -1) for name, x in batch.items()}  # independent noise in every row
+    means = [model.log_likelihood(rows, n_samples=k, seed=1).mean() for k in (1, 5, 50)]
+    assert means[0] < means[1] < means[2] < exact(model, batch, ["v3", "v4"])[0] + 0.01
+    if isinstance(model, MVAE):  # its joint ELBO is that of the proposal
+        elbo = model(rows, seed=2).elbo
+        torch.testing.assert_close(means[0], elbo, atol=0.3, rtol=0)
+        assert means[2] > elbo
+
+
+def test_log_likelihood_depends_on_seed_but_not_on_chunk(model, batch, mask):
+    a = model.log_likelihood(batch, mask, n_samples=10, seed=1, chunk=10)
+    torch.testing.assert_close(model.log_likelihood(batch, mask, n_samples=10, seed=1, chunk=3), a)
+    assert not torch.equal(model.log_likelihood(batch, mask, n_samples=10, seed=2), a)
+    assert a.shape == (6,)
+    assert not a.requires_grad
+
+
+def test_log_likelihood_of_one_sample_is_the_log_weight(model, batch):
+    q = model.encode(batch)
+    z = q.sample(seed=9)
+    log_q = torch.distributions.Normal(q.mu, (q.logvar / 2).exp()).log_prob(z).sum(-1)
+    log_prior = -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+    params = model.decode(z, params=True)
+    score = sum(m.log_likelihood(batch[n], params[n]) for n, m in model.modalities.items())
+    expected = (score + log_prior - log_q).detach()
+    torch.testing.assert_close(model.log_likelihood(batch, n_samples=1, seed=9), expected)
+
+
+def test_half_and_single_precision_models(make_model, batch):
+    model = make_model().float()
+    single = {n: x.float() if x.is_floating_point() else x for n, x in batch.items()}
+    reference = make_model()(batch, seed=1).loss
+    torch.testing.assert_close(model(single, seed=1).loss.double(), reference, rtol=1e-4, atol=0)
+    with pytest.raises(TypeError, match=r"modality 'image': got torch.float64, expected torch.float32"):
+        model(batch)
+
+
+def test_the_base_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        MultimodalVAE({"v": Vector(2)}, 2)

@@ -1,0 +1,248 @@
+"""The objectives against the papers' formulas, written out with loops over rows, subsets and modalities in float64."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from mmvae_fast.models import MVAE, MoPoE
+from mmvae_fast.models.mvae import _branch
+from mmvae_fast.reference import choose_component, philox_normal, seed_tensor
+
+SEED = 11
+
+
+def product(mus, logvars, prior):
+    precision = sum(torch.exp(-lv) for lv in logvars) + (1.0 if prior else 0.0)
+    return sum(torch.exp(-lv) * m for m, lv in zip(mus, logvars, strict=True)) / precision, -torch.log(precision)
+
+
+def kl_to_prior(mu, logvar):
+    return sum(0.5 * (m * m + torch.exp(lv) - 1 - lv) for m, lv in zip(mu, logvar, strict=True))
+
+
+def log_p(modality, x, params):
+    """One sample, one number at a time."""
+    total = torch.zeros((), dtype=torch.float64)
+    if modality.likelihood == "categorical":
+        for token, logits in zip(x.tolist(), params, strict=True):
+            total = total + logits[token] - torch.log(torch.exp(logits).sum())
+        return total
+    for value, p in zip(x.flatten().tolist(), params.flatten(), strict=True):
+        if modality.likelihood == "bernoulli":
+            q = 1 / (1 + torch.exp(-p))
+            total = total + value * torch.log(q) + (1 - value) * torch.log(1 - q)
+        elif modality.likelihood == "normal":
+            s = modality.scale
+            total = total - 0.5 * ((value - p) / s) ** 2 - math.log(s * math.sqrt(2 * math.pi))
+        else:
+            total = total - torch.abs(value - p) / modality.scale - math.log(2 * modality.scale)
+    return total
+
+
+def experts_of_row(model, batch, row, observed):
+    """Encoders see the one row only."""
+    return {m: [t[0] for t in model.encoders[m](batch[m][row : row + 1])] for m in observed}
+
+
+def decode_row(model, name, z):
+    return model.decoders[name](z[None])[0]
+
+
+def naive_mopoe(model, batch, mask, seed):
+    names = list(model.modalities)
+    rows = mask.shape[0]
+    eps = philox_normal(seed, rows, model.latent_dim, dtype=torch.float64)
+    loss, kl_mean, ll_mean = 0.0, 0.0, dict.fromkeys(names, 0.0)
+    for b in range(rows):
+        observed = [n for i, n in enumerate(names) if mask[b, i]]
+        if not observed:
+            continue
+        experts = experts_of_row(model, batch, b, observed)
+        # counting order of bitmasks, bit i = i-th modality
+        subsets = [[n for i, n in enumerate(names) if s >> i & 1] for s in range(1, 2 ** len(names))]
+        posteriors = [
+            product([experts[n][0] for n in s], [experts[n][1] for n in s], prior=len(s) == len(names))
+            for s in subsets
+            if set(s) <= set(observed)
+        ]
+        kl = sum(kl_to_prior(*q) for q in posteriors) / len(posteriors)
+        n_available = torch.full((rows,), len(posteriors))
+        mu, logvar = posteriors[int(choose_component(seed, n_available)[b])]
+        z = mu + torch.exp(logvar / 2) * eps[b]
+        loss = loss + model.beta * kl / rows
+        kl_mean = kl_mean + kl / rows
+        for n in observed:
+            ll = log_p(model.modalities[n], batch[n][b], decode_row(model, n, z))
+            loss = loss - model.likelihood_weights[n] * ll / rows
+            ll_mean[n] = ll_mean[n] + ll / rows
+    return loss, kl_mean, ll_mean
+
+
+def naive_mvae(model, batch, mask, seed):
+    names = list(model.modalities)
+    rows = mask.shape[0]
+    base = seed_tensor(seed)
+    sets = [(names, base)]
+    sets += [([n], _branch(base, 1 + i)) for i, n in enumerate(names)]
+    for i, row in enumerate(model._random_subsets(_branch(base, -1)).tolist()):
+        chosen = [n for n, there in zip(names, row, strict=True) if there]
+        sets.append((chosen, _branch(base, len(names) + 1 + i)))
+    assert len(sets) == 1 + len(names) + model.n_random_subsets
+    loss, kl_mean, ll_mean = 0.0, 0.0, dict.fromkeys(names, 0.0)
+    for k, (members, set_seed) in enumerate(sets):
+        eps = philox_normal(set_seed, rows, model.latent_dim, dtype=torch.float64)
+        for b in range(rows):
+            there = [n for i, n in enumerate(names) if mask[b, i] and n in members]
+            if not there:
+                continue
+            experts = experts_of_row(model, batch, b, there)
+            mu, logvar = product([experts[n][0] for n in there], [experts[n][1] for n in there], prior=True)
+            kl = kl_to_prior(mu, logvar)
+            z = mu + torch.exp(logvar / 2) * eps[b]
+            loss = loss + model.beta * kl / rows
+            kl_mean = kl_mean + (kl / rows if k == 0 else 0.0)
+            for n in there:
+                ll = log_p(model.modalities[n], batch[n][b], decode_row(model, n, z))
+                loss = loss - model.likelihood_weights[n] * ll / rows
+                ll_mean[n] = ll_mean[n] + (ll / rows if k == 0 else 0.0)
+    return loss, kl_mean, ll_mean
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_loss_and_gradients_are_the_papers(make_model, batch, mask, masked):
+    model, twin = make_model(likelihood_weights="dimension"), make_model(likelihood_weights="dimension")
+    full = torch.ones_like(mask)
+    output = model(batch, mask if masked else None, seed=SEED)
+    output.loss.backward()
+    naive = naive_mvae if isinstance(model, MVAE) else naive_mopoe
+    loss, kl, ll = naive(twin, batch, mask if masked else full, SEED)
+    loss.backward()
+    torch.testing.assert_close(output.loss, loss)
+    torch.testing.assert_close(output.kl, kl.detach())
+    for name, value in ll.items():
+        torch.testing.assert_close(output.log_likelihood[name], value.detach())
+    torch.testing.assert_close(output.elbo, sum(ll.values()).detach() - kl.detach())
+    for (name, own), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_beta_and_weights_enter_the_loss_only(make_model, batch):
+    weights = {"image": 2.0, "text": 0.0, "audio": 0.5, "vector": 1.0}
+    plain, weighted = make_model(), make_model(likelihood_weights=weights)
+    a, b = plain(batch, seed=1), weighted(batch, seed=1)
+    assert b.loss != a.loss
+    torch.testing.assert_close(a[1:], b[1:])
+    c = plain(batch, seed=1, beta=0.0)
+    torch.testing.assert_close(a[1:], c[1:])
+    if isinstance(plain, MoPoE):
+        torch.testing.assert_close(
+            b.loss.detach(), 1.7 * b.kl - sum(weights[m] * v for m, v in b.log_likelihood.items())
+        )
+        torch.testing.assert_close(c.loss.detach(), -sum(c.log_likelihood.values()))
+
+
+def test_only_the_loss_carries_a_gradient(model, batch):
+    output = model(batch)
+    assert output.loss.requires_grad
+    assert not any(t.requires_grad for t in (output.elbo, output.kl, *output.log_likelihood.values()))
+
+
+def test_seed_makes_the_noise(model, batch):
+    assert model(batch, seed=4).loss == model(batch, seed=4).loss
+    assert model(batch, seed=4).loss != model(batch, seed=5).loss
+    torch.manual_seed(0)
+    first = [model(batch).loss for _ in range(2)]
+    torch.manual_seed(0)
+    assert [model(batch).loss for _ in range(2)] == first
+    assert first[0] != first[1]
+
+
+class Constant(torch.nn.Module):
+    """A decoder that ignores z, so that a loss has no noise in it."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.linspace(-1, 1, math.prod(shape)).reshape(shape))
+
+    def forward(self, z):
+        return self.value.expand(z.shape[0], *self.value.shape)
+
+
+@pytest.fixture
+def noiseless(make_model):
+    model = make_model().eval()  # random subsets are noise, too
+    for name, modality in model.modalities.items():
+        model.decoders[name] = Constant(modality.param_shape).double()
+    return model
+
+
+def test_losses_are_means_over_rows(noiseless, batch, mask):
+    twice = {name: torch.cat([x, x]) for name, x in batch.items()}
+    torch.testing.assert_close(noiseless(twice, torch.cat([mask, mask])).loss, noiseless(batch, mask).loss)
+
+
+def test_order_of_rows_does_not_matter(noiseless, batch, mask):
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    moved = noiseless({name: x[order] for name, x in batch.items()}, mask[order])
+    torch.testing.assert_close(moved, noiseless(batch, mask))
+
+
+def test_order_of_modalities_does_not_matter(noiseless, batch, mask):
+    names = ["vector", "image", "audio", "text"]
+    other = type(noiseless)({n: noiseless.modalities[n] for n in names}, 5, beta=1.7).double().eval()
+    other.encoders, other.decoders = noiseless.encoders, noiseless.decoders
+    columns = [list(noiseless.modalities).index(n) for n in names]
+    ours, theirs = noiseless(batch, mask), other(batch, mask[:, columns])
+    torch.testing.assert_close(theirs.loss, ours.loss)
+    torch.testing.assert_close(theirs.kl, ours.kl)
+    for a, b in zip(noiseless.encode(batch, mask), other.encode(batch, mask[:, columns]), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_one_modality_is_an_ordinary_vae(batch):
+    """With M = 1 the prior is in the full product; MVAE must not count its single ELBO twice."""
+    from mmvae_fast.modalities import Vector
+
+    for cls, naive in ((MVAE, naive_mvae), (MoPoE, naive_mopoe)):
+        torch.manual_seed(0)
+        model = cls({"vector": Vector(4, hidden=(6,))}, 3).double()
+        data = {"vector": batch["vector"]}
+        output = model(data, seed=2)
+        torch.testing.assert_close(output.loss.detach(), -output.elbo)
+        if cls is MoPoE:
+            loss, _, _ = naive(model, data, torch.ones(6, 1, dtype=torch.bool), 2)
+            torch.testing.assert_close(output.loss, loss)
+
+
+def test_random_subsets_are_different_middle_sized_and_uniform():
+    from mmvae_fast.modalities import Vector
+
+    model = MVAE({f"v{i}": Vector(1, hidden=()) for i in range(4)}, 1, n_random_subsets=2)
+    pool = {tuple(i in c for i in range(4)) for k in (2, 3) for c in itertools.combinations(range(4), k)}
+    counts = dict.fromkeys(pool, 0)
+    draws = 600
+    for seed in range(draws):
+        first, second = map(tuple, model._random_subsets(seed_tensor(seed)).tolist())
+        assert first != second
+        counts[first] += 1
+        counts[second] += 1
+    expected = 2 * draws / len(pool)
+    assert all(abs(n - expected) < 5 * math.sqrt(expected) for n in counts.values())
+    assert len(model.eval()._random_subsets(seed_tensor(0))) == 0
+
+
+def test_compiles_into_one_graph(model, batch, mask):
+    """No data-dependent shape, no host sync: either would break the graph."""
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    chosen = {"text": mask[:, 1]}  # with and without a mask, in one
+    expected = model(batch, chosen, seed=SEED)
+    expected.loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    output = compiled(batch, chosen, seed=SEED)
+    output.loss.backward()
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close({name: p.grad for name, p in model.named_parameters()}, gradients)

@@ -1,0 +1,137 @@
+"""Missing modalities: by key, by mask, or by row, whatever the missing data hold."""
+
+import pytest
+import torch
+
+SEED = 5
+NAMES = ["image", "text", "audio", "vector"]
+
+
+def gradients(model):
+    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
+def run(model, batch, mask=None):
+    model.zero_grad(set_to_none=True)
+    output = model(batch, mask, seed=SEED)
+    output.loss.backward()
+    return output, gradients(model)
+
+
+@pytest.mark.parametrize("gone", NAMES)
+def test_an_absent_key_is_an_all_false_mask(model, batch, gone):
+    nowhere = torch.zeros(6, dtype=torch.bool)
+    masked, masked_gradients = run(model, batch, {gone: nowhere})
+    absent, absent_gradients = run(model, {n: x for n, x in batch.items() if n != gone})
+    torch.testing.assert_close(absent.loss, masked.loss)
+    torch.testing.assert_close(absent.kl, masked.kl)
+    assert masked.log_likelihood[gone] == 0
+    assert gone not in absent.log_likelihood
+    for name, gradient in absent_gradients.items():
+        if f".{gone}." in f".{name}.":
+            assert gradient is None
+            assert torch.count_nonzero(masked_gradients[name]) == 0
+        else:
+            torch.testing.assert_close(gradient, masked_gradients[name])
+    for a, b in zip(
+        model.encode(batch, {gone: nowhere}), model.encode({n: x for n, x in batch.items() if n != gone}), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_encoder_of_an_absent_modality_does_not_run(model, batch):
+    class Forbidden(torch.nn.Module):
+        def forward(self, x):
+            raise AssertionError("ran")
+
+    model.encoders["audio"] = Forbidden()
+    model.decoders["audio"] = Forbidden()
+    del batch["audio"]
+    model(batch).loss.backward()
+    model.encode(batch)
+    model.log_likelihood(batch, n_samples=2)
+
+
+def test_every_modality_is_encoded_and_decoded_once_a_step(model, batch, mask):
+    calls = []
+    for name in NAMES:
+        model.encoders[name].register_forward_hook(lambda *_, name=name: calls.append(f"encode {name}"))
+        model.decoders[name].register_forward_hook(lambda *_, name=name: calls.append(f"decode {name}"))
+    model(batch, mask)
+    assert sorted(calls) == sorted([f"encode {n}" for n in NAMES] + [f"decode {n}" for n in NAMES])
+
+
+def test_what_missing_rows_hold_has_no_effect(model, batch, mask):
+    clean, clean_gradients = run(model, batch, mask)
+    garbage = {"image": float("nan"), "text": -999, "audio": float("inf"), "vector": float("nan")}
+    dirty = {}
+    for i, (name, x) in enumerate(batch.items()):
+        missing = ~mask[:, i].reshape(-1, *[1] * (x.dim() - 1))
+        dirty[name] = x.masked_fill(missing, garbage[name])
+    output, dirty_gradients = run(model, dirty, mask)
+    torch.testing.assert_close(output, clean, rtol=0, atol=0)
+    torch.testing.assert_close(dirty_gradients, clean_gradients, rtol=0, atol=0)
+    assert all(torch.isfinite(g).all() for g in dirty_gradients.values())
+    torch.testing.assert_close(model.encode(dirty, mask), model.encode(batch, mask), rtol=0, atol=0)
+    torch.testing.assert_close(
+        model.log_likelihood(dirty, mask, 3, seed=1), model.log_likelihood(batch, mask, 3, seed=1), rtol=0, atol=0
+    )
+
+
+def test_nan_in_an_observed_row_is_not_hidden(model, batch):
+    batch["vector"][2, 1] = float("nan")
+    assert model(batch).loss.isnan()
+
+
+def test_all_forms_of_a_mask_agree(model, batch, mask):
+    by_name = {name: mask[:, i] for i, name in enumerate(NAMES)}
+    a, b = model(batch, mask, seed=1), model(batch, by_name, seed=1)
+    torch.testing.assert_close(a, b)
+    everything = model(batch, seed=1)
+    torch.testing.assert_close(model(batch, torch.ones(6, 4, dtype=torch.bool), seed=1), everything)
+    torch.testing.assert_close(model(batch, {}, seed=1), everything)
+    some = {"text": mask[:, 1]}
+    full = torch.ones(6, 4, dtype=torch.bool)
+    full[:, 1] = mask[:, 1]
+    torch.testing.assert_close(model(batch, some, seed=1), model(batch, full, seed=1))
+
+
+def test_an_absent_key_wins_over_a_mask(model, batch, mask):
+    del batch["image"]
+    without = mask.clone()
+    without[:, 0] = False
+    torch.testing.assert_close(model.encode(batch, mask), model.encode(batch, without))
+
+
+def test_nothing_observed_is_the_prior(model, batch):
+    nothing = torch.zeros(6, 4, dtype=torch.bool)
+    mu, logvar = model.encode(batch, nothing)
+    assert torch.count_nonzero(mu) == torch.count_nonzero(logvar) == 0
+    output, grads = run(model, batch, nothing)
+    assert output.loss == output.kl == output.elbo == 0
+    assert all(g is None or torch.count_nonzero(g) == 0 for g in grads.values())
+
+
+def test_an_empty_batch_costs_nothing(model, batch):
+    empty = {name: x[:0] for name, x in batch.items()}
+    for mask in (None, torch.zeros(0, 4, dtype=torch.bool)):
+        output, grads = run(model, empty, mask)
+        assert output.loss == output.elbo == output.kl == 0
+        assert all(g is None or torch.count_nonzero(g) == 0 for g in grads.values())
+    assert model.encode(empty).mu.shape == (0, 5)
+    assert model.log_likelihood(empty, n_samples=2).shape == (0,)
+    assert model.reconstruct(empty)["image"].shape == (0, 1, 2, 2)
+
+
+def test_the_caller_keeps_his_batch(model, batch, mask):
+    before = {name: x.clone() for name, x in batch.items()}
+    kept, by_name = mask.clone(), {"image": mask[:, 0]}
+    for chosen in (mask, by_name):
+        model(batch, chosen).loss.backward()
+        model.encode(batch, chosen)
+        model.reconstruct(batch, chosen)
+        model.log_likelihood(batch, chosen, n_samples=2)
+    assert list(batch) == list(before)
+    torch.testing.assert_close(batch, before, rtol=0, atol=0)
+    assert torch.equal(mask, kept)
+    assert list(by_name) == ["image"]
