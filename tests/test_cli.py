@@ -1,0 +1,192 @@
+import importlib.machinery
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer", reason="needs the 'cli' extra")
+
+from typer.testing import CliRunner
+
+import mmvae_fast
+from mmvae_fast import doctor
+from mmvae_fast.cli import INTERRUPTED, app
+
+ROOT = Path(mmvae_fast.__file__).parents[1]
+
+
+def call(*args: str):
+    return CliRunner().invoke(app, args)
+
+
+def command(*args: str, **options):
+    """``python ...`` in a process of its own, able to import this very package."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+        **options,
+    )
+
+
+def test_help_names_the_commands_and_imports_nothing_heavy():
+    process = command("-X", "importtime", "-m", "mmvae_fast", "--help")
+    out, imports = process.communicate()
+    assert process.returncode == 0
+    assert "demo" in out
+    assert "doctor" in out
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in imports.splitlines()}
+    assert "typer" in imported
+    assert not {"torch", "numpy", "lightning", "onnx", "onnxruntime", "librosa", "sklearn", "matplotlib"} & imported
+
+
+def test_version():
+    result = call("--version")
+    assert result.exit_code == 0
+    assert result.output.strip() == f"mmvae_fast {mmvae_fast.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["dmo"], "dmo"),
+        (["demo", "--epoch"], "--epoch"),
+        (["demo", "--epochs", "many"], "--epochs"),
+        (["demo", "--epochs", "0"], "--epochs"),
+        (["demo", "--draws", "1"], "--draws"),
+        (["demo", "extra"], "extra"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_names_it(args, named):
+    result = call(*args)
+    assert result.exit_code == 2
+    assert named in result.output + result.stderr
+    assert "Traceback" not in result.output + result.stderr
+
+
+def test_demo_on_a_file_is_one_clear_error(tmp_path):
+    pytest.importorskip("rich")
+    target = tmp_path / "out"
+    target.write_text("mine")
+    result = call("demo", "--out", str(target))
+    assert result.exit_code == 1
+    assert "expected a folder" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert target.read_text() == "mine"
+
+
+def test_demo_says_which_extra_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    result = call("demo", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert "pip install 'mmvae_fast[demo]'" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_ctrl_c_while_training_is_one_sentence_and_130(tmp_path):
+    for module in ("lightning", "sklearn", "librosa"):
+        pytest.importorskip(module)
+    process = command("-m", "mmvae_fast", "demo", "--epochs", "1000", "--draws", "200", cwd=tmp_path)
+    try:
+        for line in process.stderr:
+            if line.startswith("epoch "):  # it trains
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == INTERRUPTED
+    said = [line for line in err.splitlines() if not line.startswith("epoch ")]
+    assert said == ["Stopped; demo_out is as it was before."]
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_tells_versions_and_kernels():
+    import torch
+
+    result = call("doctor")
+    assert result.exit_code == 0
+    assert mmvae_fast.__version__ in result.output
+    assert torch.__version__ in result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith("kernels ")]
+    assert ("loaded (" in line) == mmvae_fast.kernels_available()
+
+
+def test_doctor_json():
+    result = call("doctor", "--json")
+    found = json.loads(result.output)
+    assert result.exit_code == 0
+    assert found["mmvae_fast"] == mmvae_fast.__version__
+    assert found["kernels"]["built"] == found["kernels"]["loaded"] == mmvae_fast.kernels_available()
+    if found["native"]["loaded"]:
+        assert found["native"]["cpu_capability"] in ("DEFAULT", "AVX2", "AVX512")
+        assert found["native"]["build_info"]["built_with_torch"]
+
+
+@pytest.fixture
+def broken_kernels(monkeypatch):
+    """_C is there, and the linker refuses it."""
+    name, real_spec, real_import = "mmvae_fast._C", doctor.importlib.util.find_spec, doctor.importlib.import_module
+
+    def import_module(module):
+        if module == name:
+            raise ImportError("_C.abi3.so: undefined symbol: aoti_torch_nothing")
+        return real_import(module)
+
+    spec = importlib.machinery.ModuleSpec(name, None, origin="/somewhere/_C.abi3.so")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda m: spec if m == name else real_spec(m))
+    monkeypatch.setattr(doctor.importlib, "import_module", import_module)
+
+
+def test_doctor_repeats_the_load_error_and_exits_with_1(broken_kernels):
+    result = call("doctor")
+    assert result.exit_code == 1
+    assert "BUILT BUT DOES NOT LOAD" in result.output
+    assert "ImportError: _C.abi3.so: undefined symbol: aoti_torch_nothing" in result.output
+    as_json = call("doctor", "--json")
+    assert as_json.exit_code == 1
+    assert "undefined symbol" in json.loads(as_json.output)["kernels"]["error"]
+
+
+def test_doctor_works_without_torch():
+    code = "import sys; sys.modules['torch'] = None; from mmvae_fast.cli import main; main()"
+    process = command("-c", code, "doctor")
+    out, err = process.communicate()
+    assert "Traceback" not in err
+    assert any(line.startswith("torch ") and "missing" in line for line in out.splitlines())
+
+
+def test_doctor_compares_extras_with_what_is_installed(monkeypatch):
+    class Distribution:
+        requires = (
+            "torch>=2.10",
+            'numpy>=1 ; extra == "runtime"',
+            "surely-not-there>=1.2; extra == 'runtime'",
+            'numpy>=999; extra == "future"',
+            'mmvae_fast[runtime]; extra == "all"',
+        )
+
+    real = doctor.metadata.distribution
+    monkeypatch.setattr(
+        doctor.metadata, "distribution", lambda name: Distribution if name == "mmvae_fast" else real(name)
+    )
+    extras = doctor._extras()
+    assert [p["package"] for p in extras["runtime"]] == ["numpy", "surely-not-there"]
+    assert extras["runtime"][0]["fits"] is not False
+    assert extras["runtime"][1]["found"] is None
+    assert extras["future"][0]["fits"] is not True
+    assert "all" not in extras
+    text = call("doctor").output
+    assert "surely-not-there MISSING" in text
