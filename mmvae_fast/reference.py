@@ -260,7 +260,7 @@ def mopoe_sample_kl(
     for subset in all_subsets(n_experts) if subsets is None else subsets:
         members = [i for i in range(n_experts) if subset >> i & 1]
         with_prior = prior == "all" or (prior == "full" and len(members) == n_experts)
-        # one index at a time: a list of them is a constant tensor, which torch.export cannot decompose (see philox_words)
+        # one index at a time: a list of them is a constant tensor, which exported graphs lose (see philox_words)
         s_m, s_lv, s_observed = (torch.stack([t[i] for i in members]) for t in (m, lv, observed))
         s_mu, s_logvar = _product(s_m, s_lv, torch.ones_like(s_observed), with_prior)
         mus.append(s_mu)

@@ -110,12 +110,12 @@ struct PoEBackward {
 // Node 0 is the empty set; parents come before children.
 struct Lattice {
   int nodes, listed;
-  const int64_t* bits;       // [nodes] the subset as a bitmask
-  const int32_t* parent;     // [nodes]
-  const int32_t* expert;     // [nodes] the expert this node adds
-  const bool* is_listed;     // [nodes] whether the caller asked for it (else it is a stepping stone)
-  const bool* has_prior;     // [nodes] whether the prior expert sits in it
-  const int32_t* node;       // [listed] node of each listed subset, in the caller's order
+  const int64_t* bits;    // [nodes] the subset as a bitmask
+  const int32_t* parent;  // [nodes]
+  const int32_t* expert;  // [nodes] the expert this node adds
+  const bool* is_listed;  // [nodes] whether the caller asked for it (else it is a stepping stone)
+  const bool* has_prior;  // [nodes] whether the prior expert sits in it
+  const int32_t* node;    // [listed] node of each listed subset, in the caller's order
 };
 
 template <class T>
@@ -174,8 +174,12 @@ const Kernels& kernels();
 template <class T>
 const Table<T>& table();
 template <>
-inline const Table<float>& table<float>() { return kernels().f32; }
+inline const Table<float>& table<float>() {
+  return kernels().f32;
+}
 template <>
-inline const Table<double>& table<double>() { return kernels().f64; }
+inline const Table<double>& table<double>() {
+  return kernels().f64;
+}
 
 }  // namespace mmvae

@@ -29,7 +29,8 @@ py::array philox_normal(const py::int_& seed, int64_t rows, int64_t dim, const p
                         const std::string& dtype) {
   const auto not_negative = [](const char* name, int64_t value) {
     if (value < 0)
-      throw std::invalid_argument(std::string("philox_normal: ") + name + " is " + std::to_string(value) + ", expected 0 or more");
+      throw std::invalid_argument(std::string("philox_normal: ") + name + " is " + std::to_string(value) +
+                                  ", expected 0 or more");
   };
   not_negative("rows", rows);
   not_negative("dim", dim);

@@ -41,7 +41,8 @@ class Check {
 
   // M experts: a list of [B, D], or one stacked [M, B, D]; mask bool [B, M]
   void experts(const Tensors& mu, const Tensors& logvar, const OptTensor& mask) const {
-    if (mu.size() != logvar.size()) fail("got ", mu.size(), " mu and ", logvar.size(), " logvar, expected as many of each");
+    if (mu.size() != logvar.size())
+      fail("got ", mu.size(), " mu and ", logvar.size(), " logvar, expected as many of each");
     if (mu.empty()) fail("mu is empty, expected at least one expert");
     const Tensor& one = mu[0];
     const bool stacked = mu.size() == 1 && one.dim() == 3;
@@ -83,15 +84,24 @@ class Check {
 
   static std::string dtype(const Tensor& t) {
     switch (t.scalar_type()) {
-      case ScalarType::Float: return "torch.float32";
-      case ScalarType::Double: return "torch.float64";
-      case ScalarType::Half: return "torch.float16";
-      case ScalarType::BFloat16: return "torch.bfloat16";
-      case ScalarType::Bool: return "torch.bool";
-      case ScalarType::Int: return "torch.int32";
-      case ScalarType::Long: return "torch.int64";
-      case ScalarType::Byte: return "torch.uint8";
-      default: return torch::headeronly::toString(t.scalar_type());
+      case ScalarType::Float:
+        return "torch.float32";
+      case ScalarType::Double:
+        return "torch.float64";
+      case ScalarType::Half:
+        return "torch.float16";
+      case ScalarType::BFloat16:
+        return "torch.bfloat16";
+      case ScalarType::Bool:
+        return "torch.bool";
+      case ScalarType::Int:
+        return "torch.int32";
+      case ScalarType::Long:
+        return "torch.int64";
+      case ScalarType::Byte:
+        return "torch.uint8";
+      default:
+        return torch::headeronly::toString(t.scalar_type());
     }
   }
 

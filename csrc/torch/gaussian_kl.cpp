@@ -39,7 +39,8 @@ static Tensor gaussian_kl_backward(const Tensor& grad_kl, const Tensor& mu, cons
   Tensor grads = empty(with_leading(2, shape_of(mu)), mu.scalar_type(), mu);
   for_type(mu.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const GaussianKLBackward<T> args{data<T>(g), m.as<T>(), lv.as<T>(), dim, data<T>(grads), data<T>(grads) + mu.numel()};
+    const GaussianKLBackward<T> args{data<T>(g), m.as<T>(),      lv.as<T>(),
+                                     dim,        data<T>(grads), data<T>(grads) + mu.numel()};
     parallel_rows(count(lead), dim, [&](int64_t b, int64_t e) { table<T>().gaussian_kl_backward(args, b, e); });
   });
   return grads;

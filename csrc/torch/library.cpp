@@ -1,8 +1,8 @@
 // Schemas of every op, and the empty Python module whose import registers them.
 //
-// Experts are lists of [B, D] or a list of one stacked [M, B, D]. Backward ops return one tensor, the gradient to mu and
-// then the one to logvar along its first dimension: one allocation (glibc returns many large ones to the system after
-// every step and faults them in again), and the caller takes views.
+// Experts are lists of [B, D] or a list of one stacked [M, B, D]. Backward ops return one tensor, the gradient to mu
+// and then the one to logvar along its first dimension: one allocation (glibc returns many large ones to the system
+// after every step and faults them in again), and the caller takes views.
 #include <Python.h>
 
 #include "stable.h"
@@ -31,6 +31,7 @@ STABLE_TORCH_LIBRARY(mmvae_fast, m) {
 }
 
 PyMODINIT_FUNC PyInit__C(void) {
-  static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static struct PyModuleDef module = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

@@ -113,7 +113,7 @@ static std::tuple<Tensor, Tensor, Tensor> mopoe_sample_kl(const Tensors& mu, con
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
     const Lattice view = lattice->view();
-    const MoPoE<T> args{experts.as<T>(), view,        experts.rows, experts.dim,
+    const MoPoE<T> args{experts.as<T>(), view,       experts.rows, experts.dim,
                         seed_of(seed),   data<T>(z), data<T>(kl),  data<int64_t>(subset)};
     parallel_rows(experts.rows, experts.dim * (experts.count + view.nodes),
                   [&](int64_t b, int64_t e) { table<T>().mopoe_sample_kl(args, b, e); });
@@ -121,11 +121,10 @@ static std::tuple<Tensor, Tensor, Tensor> mopoe_sample_kl(const Tensors& mu, con
   return {z, kl, subset};
 }
 
-static Tensor mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_kl,
-                                                           const Tensors& mu, const Tensors& logvar,
-                                                           const OptTensor& mask, const Subsets& subsets,
-                                                           int64_t prior, const Tensor& z, const Tensor& subset,
-                                                           const Tensor& /*seed: CUDA's way*/) {
+static Tensor mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_kl, const Tensors& mu,
+                                       const Tensors& logvar, const OptTensor& mask, const Subsets& subsets,
+                                       int64_t prior, const Tensor& z, const Tensor& subset,
+                                       const Tensor& /*seed: CUDA's way*/) {
   const Check check("mopoe_sample_kl_backward");
   const ExpertArgs experts(check, mu, logvar, mask);
   const auto lattice = lattice_for(check, experts.count, subsets, prior);
@@ -141,8 +140,15 @@ static Tensor mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor&
   Tensor out = empty(experts.grad_shape(), experts.dtype, mu[0]);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const MoPoEBackward<T> args{experts.as<T>(), view, experts.rows, experts.dim, data<T>(sample),
-                                data<int64_t>(chosen), data<T>(gz), data<T>(gk), grads_in<T>(out, experts)};
+    const MoPoEBackward<T> args{experts.as<T>(),
+                                view,
+                                experts.rows,
+                                experts.dim,
+                                data<T>(sample),
+                                data<int64_t>(chosen),
+                                data<T>(gz),
+                                data<T>(gk),
+                                grads_in<T>(out, experts)};
     parallel_rows(experts.rows, experts.dim * (experts.count + view.nodes) * 2,
                   [&](int64_t b, int64_t e) { table<T>().mopoe_sample_kl_backward(args, b, e); });
   });

@@ -10,8 +10,9 @@ static std::tuple<Tensor, Tensor> product_of_experts(const Tensors& mu, const Te
   Tensor joint_logvar = empty(experts.joint_shape(), experts.dtype, mu[0]);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const PoE<T> args{experts.as<T>(), prior,  experts.rows, experts.dim, data<T>(joint_mu), data<T>(joint_logvar), 0,
-                      0,               nullptr, nullptr};
+    const PoE<T> args{
+        experts.as<T>(), prior,  experts.rows, experts.dim, data<T>(joint_mu), data<T>(joint_logvar), 0, 0,
+        nullptr,         nullptr};
     parallel_rows(experts.rows, experts.dim * experts.count,
                   [&](int64_t b, int64_t e) { table<T>().product_of_experts(args, b, e); });
   });
@@ -33,7 +34,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> poe_sample_kl(const Tensors& m
   Tensor kl = empty({experts.rows}, experts.dtype, mu[0]);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const PoE<T> args{experts.as<T>(), prior,         experts.rows,  experts.dim, data<T>(joint_mu),
+    const PoE<T> args{experts.as<T>(),       prior,   experts.rows,  experts.dim, data<T>(joint_mu),
                       data<T>(joint_logvar), samples, seed_of(seed), data<T>(z),  data<T>(kl)};
     parallel_rows(experts.rows, experts.dim * (experts.count + samples),
                   [&](int64_t b, int64_t e) { table<T>().poe_sample_kl(args, b, e); });
@@ -43,9 +44,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> poe_sample_kl(const Tensors& m
 
 // The gradients of (z, kl) are absent for product_of_experts.
 static Tensor backward(const Check& check, const OptTensor& grad_z, const OptTensor& grad_mu,
-                                           const OptTensor& grad_logvar, const OptTensor& grad_kl, const Tensors& mu,
-                                           const Tensors& logvar, const OptTensor& mask, const OptTensor& z,
-                                           const Tensor& joint_mu, const Tensor& joint_logvar) {
+                       const OptTensor& grad_logvar, const OptTensor& grad_kl, const Tensors& mu, const Tensors& logvar,
+                       const OptTensor& mask, const OptTensor& z, const Tensor& joint_mu, const Tensor& joint_logvar) {
   const ExpertArgs experts(check, mu, logvar, mask);
   const Shape joint = experts.joint_shape();
   check.shaped("joint_mu", joint_mu, joint, experts.dtype);
@@ -59,37 +59,34 @@ static Tensor backward(const Check& check, const OptTensor& grad_z, const OptTen
     check.shaped("z", z, z->dim() == 2 ? joint : sampled(samples, joint), experts.dtype);
     check.shaped("grad_z", grad_z, shape_of(*z), experts.dtype);
   }
-  const OptTensor gz = dense(grad_z), gm = dense(grad_mu), gl = dense(grad_logvar),
-                  gk = dense(grad_kl), sample = dense(z);
+  const OptTensor gz = dense(grad_z), gm = dense(grad_mu), gl = dense(grad_logvar), gk = dense(grad_kl),
+                  sample = dense(z);
   const Tensor jm = dense(joint_mu), jl = dense(joint_logvar);
   Tensor out = empty(experts.grad_shape(), experts.dtype, mu[0]);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const PoEBackward<T> args{experts.as<T>(), experts.rows, experts.dim, data<T>(jm),     data<T>(jl),
-                              data<T>(gm),     data<T>(gl),  grads_in<T>(out, experts), samples,         data<T>(sample),
-                              data<T>(gz),     data<T>(gk)};
+    const PoEBackward<T> args{experts.as<T>(), experts.rows,    experts.dim, data<T>(jm),
+                              data<T>(jl),     data<T>(gm),     data<T>(gl), grads_in<T>(out, experts),
+                              samples,         data<T>(sample), data<T>(gz), data<T>(gk)};
     parallel_rows(experts.rows, experts.dim * (experts.count + samples + 1),
                   [&](int64_t b, int64_t e) { table<T>().poe_backward(args, b, e); });
   });
   return out;
 }
 
-static Tensor product_of_experts_backward(const OptTensor& grad_mu, const OptTensor& grad_logvar,
-                                                              const Tensors& mu, const Tensors& logvar,
-                                                              const OptTensor& mask, const Tensor& joint_mu,
-                                                              const Tensor& joint_logvar) {
+static Tensor product_of_experts_backward(const OptTensor& grad_mu, const OptTensor& grad_logvar, const Tensors& mu,
+                                          const Tensors& logvar, const OptTensor& mask, const Tensor& joint_mu,
+                                          const Tensor& joint_logvar) {
   return backward(Check("product_of_experts_backward"), std::nullopt, grad_mu, grad_logvar, std::nullopt, mu, logvar,
                   mask, std::nullopt, joint_mu, joint_logvar);
 }
 
-static Tensor poe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_mu,
-                                                         const OptTensor& grad_logvar, const OptTensor& grad_kl,
-                                                         const Tensors& mu, const Tensors& logvar,
-                                                         const OptTensor& mask, const Tensor& z,
-                                                         const Tensor& joint_mu, const Tensor& joint_logvar,
-                                                         const Tensor& /*seed: CUDA's way*/) {
-  return backward(Check("poe_sample_kl_backward"), grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z,
-                  joint_mu, joint_logvar);
+static Tensor poe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_mu, const OptTensor& grad_logvar,
+                                     const OptTensor& grad_kl, const Tensors& mu, const Tensors& logvar,
+                                     const OptTensor& mask, const Tensor& z, const Tensor& joint_mu,
+                                     const Tensor& joint_logvar, const Tensor& /*seed: CUDA's way*/) {
+  return backward(Check("poe_sample_kl_backward"), grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z, joint_mu,
+                  joint_logvar);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mmvae_fast, CPU, m) {

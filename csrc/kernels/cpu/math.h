@@ -33,8 +33,8 @@ struct Constants<float> {
   static constexpr float huge = 1e30f;
   static constexpr float exp_q[] = {4.999999345e-01f, 1.666652064e-01f, 4.166838793e-02f, 8.368715412e-03f,
                                     1.381459986e-03f};
-  static constexpr float log_p[] = {3.333333171e-01f,  -2.500082106e-01f, 2.000122667e-01f, -1.662335648e-01f,
-                                    1.420176247e-01f,  -1.316019505e-01f, 1.276155036e-01f, -7.634429907e-02f};
+  static constexpr float log_p[] = {3.333333171e-01f, -2.500082106e-01f, 2.000122667e-01f, -1.662335648e-01f,
+                                    1.420176247e-01f, -1.316019505e-01f, 1.276155036e-01f, -7.634429907e-02f};
   static constexpr float sin_turn[] = {6.283185288e+00f, -4.134166263e+01f, 8.159255354e+01f, -7.540206771e+01f};
   static constexpr float cos_turn[] = {-1.973920869e+01f, 6.493932647e+01f, -8.544374165e+01f, 5.924596183e+01f};
 };
@@ -46,8 +46,7 @@ struct Constants<double> {
   static constexpr int64_t sqrt_half_bits = 0x3fe6a09e667f3bcd;
   static constexpr int64_t mantissa_mask = 0x000fffffffffffff, one_bits = 0x3ff0000000000000;
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr double log2_e = 1.4426950408889634, ln2_high = 0.6931471803691238,
-                          ln2_low = 1.9082149292705877e-10;
+  static constexpr double log2_e = 1.4426950408889634, ln2_high = 0.6931471803691238, ln2_low = 1.9082149292705877e-10;
   static constexpr double exp_max = 709.782712893384, exp_min = -708.4;
   static constexpr double huge = 1e300;
   static constexpr double exp_q[] = {1. / 2,       1. / 6,        1. / 24,        1. / 120,
@@ -104,7 +103,8 @@ static MMVAE_INLINE V scale_by_power(V x, V n_plus_magic) {
 template <class V>
 static MMVAE_INLINE V exp(V x) {
   using C = Constants<Element<V>>;
-  const V bounded = x < splat<V>(C::exp_min) ? splat<V>(C::exp_min) : (x > splat<V>(C::exp_max) ? splat<V>(C::exp_max) : x);
+  const V bounded =
+      x < splat<V>(C::exp_min) ? splat<V>(C::exp_min) : (x > splat<V>(C::exp_max) ? splat<V>(C::exp_max) : x);
   const ExpParts<V> p = exp_parts(bounded);
   const V y = scale_by_power(1 + (p.r + p.tail), p.n_plus_magic);
   return x > splat<V>(C::exp_max) ? splat<V>(static_cast<Element<V>>(INFINITY)) : y;
@@ -119,7 +119,8 @@ struct ExpAndTail {
 template <class V>
 static MMVAE_INLINE ExpAndTail<V> exp_and_tail(V x) {
   using C = Constants<Element<V>>;
-  const V bounded = x < splat<V>(C::exp_min) ? splat<V>(C::exp_min) : (x > splat<V>(C::exp_max) ? splat<V>(C::exp_max) : x);
+  const V bounded =
+      x < splat<V>(C::exp_min) ? splat<V>(C::exp_min) : (x > splat<V>(C::exp_max) ? splat<V>(C::exp_max) : x);
   const ExpParts<V> p = exp_parts(bounded);
   const V finite = scale_by_power(1 + (p.r + p.tail), p.n_plus_magic);
   const V value = x > splat<V>(C::exp_max) ? splat<V>(static_cast<Element<V>>(INFINITY)) : finite;
@@ -198,7 +199,8 @@ struct LogProduct {
     fold();
   }
   MMVAE_INLINE V log_of_product() const {
-    return fma(__builtin_convertvector(exponent, V), splat<V>(static_cast<Element<V>>(0.6931471805599453)), log(mantissa));
+    return fma(__builtin_convertvector(exponent, V), splat<V>(static_cast<Element<V>>(0.6931471805599453)),
+               log(mantissa));
   }
 };
 

@@ -187,7 +187,8 @@ static void mopoe_sample_kl(const MoPoE<T>& a, int64_t begin, int64_t end) {
               } else {
                 scalar_kl += mean * mean + 1 / t - 1 + ::log(t);
               }
-              if (node == chosen) z[i + lane] = static_cast<T>(mean + ::sqrt(1 / t) * static_cast<double>(eps[i + lane]));
+              if (node == chosen)
+                z[i + lane] = static_cast<T>(mean + ::sqrt(1 / t) * static_cast<double>(eps[i + lane]));
             }
           }
           return;

@@ -9,8 +9,8 @@ namespace MMVAE_ISA {
 
 // Counters run through the blocks of four dimensions of a row, then on to the next row.
 struct Counters {
-  int64_t row;        // of the first counter
-  int64_t block;      // d / 4 of the first counter
+  int64_t row;         // of the first counter
+  int64_t block;       // d / 4 of the first counter
   int64_t row_blocks;  // how many blocks a row has within the tile
   uint32_t sample, stream;
 };
@@ -83,7 +83,7 @@ static MMVAE_INLINE void store_normals(double* out, const WordVectors& w) {
   }
 }
 
-constexpr int kTile = 2048;                     // numbers a tile holds: small enough for L1, large enough to amortise
+constexpr int kTile = 2048;                   // numbers a tile holds: small enough for L1, large enough to amortise
 constexpr int kNoisePad = 4 * kLanes<float>;  // fill_normals writes whole vectors
 
 // Fills out[0 .. 4 * count) (rounded up to 4 * kLanes<float>) with the normals of `count` consecutive counters.

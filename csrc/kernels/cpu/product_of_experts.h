@@ -39,7 +39,8 @@ struct alignas(64) Run {
   T values[kRun];
 };
 
-// Joint mean and log-variance of dims [d, d + n) of the row, n <= kRun; f(i, lanes, Moments) gets them vector by vector.
+// Joint mean and log-variance of dims [d, d + n) of the row, n <= kRun; f(i, lanes, Moments) gets them vector by
+// vector.
 template <class T, class F>
 static MMVAE_INLINE void product(const Observed<T>& row, bool prior, int64_t d, int64_t n, F f) {
   using V = Vec<T>;
@@ -88,10 +89,11 @@ static void product_of_experts(const PoE<T>& a, int64_t begin, int64_t end) {
     const Observed<T> row(a.experts, r, 0);
     for_runs(a.dim, [&](int64_t d, int64_t n) {
       T *mu = a.mu + r * a.dim + d, *logvar = a.logvar + r * a.dim + d;
-      product(row, a.prior, d, n, [&](int64_t i, int lanes, const Moments<Vec<T>>& joint) __attribute__((always_inline)) {
-        store(mu + i, joint.mu, lanes);
-        store(logvar + i, joint.logvar, lanes);
-      });
+      product(row, a.prior, d, n,
+              [&](int64_t i, int lanes, const Moments<Vec<T>>& joint) __attribute__((always_inline)) {
+                store(mu + i, joint.mu, lanes);
+                store(logvar + i, joint.logvar, lanes);
+              });
     });
   }
 }

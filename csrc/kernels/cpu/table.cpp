@@ -21,9 +21,15 @@ static void normals(const Normals& a, T* out, int64_t begin, int64_t end) {
 }
 
 template <class T>
-static constexpr Table<T> kTable = {reparameterize<T>, reparameterize_backward<T>,  gaussian_kl<T>,
-                                    gaussian_kl_backward<T>, product_of_experts<T>, poe_sample_kl<T>,
-                                    poe_backward<T>,   mopoe_sample_kl<T>,          mopoe_sample_kl_backward<T>,
+static constexpr Table<T> kTable = {reparameterize<T>,
+                                    reparameterize_backward<T>,
+                                    gaussian_kl<T>,
+                                    gaussian_kl_backward<T>,
+                                    product_of_experts<T>,
+                                    poe_sample_kl<T>,
+                                    poe_backward<T>,
+                                    mopoe_sample_kl<T>,
+                                    mopoe_sample_kl_backward<T>,
                                     normals<T>};
 
 extern const Kernels kKernels;

@@ -1,0 +1,71 @@
+# Everything a newcomer needs, from Python (>= 3.10) and a C++ compiler alone. `make` lists the targets.
+# PYTHON=python3.12 chooses the interpreter of .venv, ARGS='...' is passed on to the command of the target.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+BIN := $(VENV)/bin
+PIP := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# What an installation depends on: a change here reinstalls (and recompiles what changed), anything else does not.
+SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv demo test test-slow bench lint types format clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## train, evaluate, export and serve a small multimodal VAE; results in demo_out/
+	@$(BIN)/mmvae-fast demo --out demo_out $(ARGS)
+
+test: $(VENV)/.test ## the test suite, less what is marked slow (ARGS='-k noise' chooses)
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.test ## only the tests marked slow: wheel builds in fresh environments, full trainings
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: $(VENV)/.demo ## kernels against plain PyTorch and torch.compile, as ratios
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(VENV)/.dev ## ruff and clang-format, changing nothing
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs -r $(BIN)/clang-format --dry-run -Werror
+
+types: $(VENV)/.dev ## mypy over the package
+	@$(BIN)/mypy $(ARGS)
+
+format: $(VENV)/.dev ## rewrite what `make lint` complains about, where a tool can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs -r $(BIN)/clang-format -i
+
+venv: $(VENV)/.dev ## .venv with everything a developer needs
+
+clean: ## what builds, tests and the demo wrote; keeps .venv
+	@rm -rf build dist *.egg-info demo_out bench_out .pytest_cache .mypy_cache .ruff_cache .hypothesis $(VENV)/.demo $(VENV)/.test $(VENV)/.dev
+	@find mmvae_fast \( -name '*.so' -o -name '*.pyc' \) -delete
+
+distclean: clean ## the same, and .venv
+	@rm -rf $(VENV)
+
+# torch first and alone: the build reads its headers, and the pin keeps a later step from choosing another.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mmvae_fast needs Python >= 3.10; choose one: make PYTHON=python3.12")'
+	@echo "== $(VENV): PyTorch ($$(grep '^torch==' constraints.txt)), with its dependencies"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt torch
+	@touch $@
+
+# The build requirements of pyproject.toml, needed here because an editable install builds without isolation.
+$(VENV)/.build: $(VENV)/.torch
+	@$(PIP) install 'setuptools>=77' cmake ninja pybind11
+	@touch $@
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.build $(SOURCES)
+	@echo "== $(VENV): mmvae_fast[$*], compiling its kernels"
+	@$(PIP) install --no-build-isolation -c constraints.txt -e '.[$*]'
+	@touch $@
