@@ -33,7 +33,7 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::reparameterize_backward")
     def _(grad_z, z, mu, logvar, seed):
-        return mu.new_empty(2, *mu.shape)
+        return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
 
     @torch.library.register_fake("mmvae_fast::gaussian_kl")
     def _(mu, logvar):
@@ -42,7 +42,7 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::gaussian_kl_backward")
     def _(grad_kl, mu, logvar):
-        return mu.new_empty(2, *mu.shape)
+        return mu.new_empty(mu.shape), mu.new_empty(mu.shape)
 
     @torch.library.register_fake("mmvae_fast::product_of_experts")
     def _(mu, logvar, mask, prior):
@@ -52,7 +52,7 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::product_of_experts_backward")
     def _(grad_mu, grad_logvar, mu, logvar, mask, joint_mu, joint_logvar):
-        return mu[0].new_empty(2, *_rows(mu))
+        return [t.new_empty(t.shape) for t in (*mu, *mu)]
 
     @torch.library.register_fake("mmvae_fast::poe_sample_kl")
     def _(mu, logvar, mask, prior, n_samples, seed):
@@ -64,7 +64,7 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::poe_sample_kl_backward")
     def _(grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z, joint_mu, joint_logvar, seed):
-        return mu[0].new_empty(2, *_rows(mu))
+        return [t.new_empty(t.shape) for t in (*mu, *mu)]
 
     @torch.library.register_fake("mmvae_fast::mopoe_sample_kl")
     def _(mu, logvar, mask, subsets, prior, seed):
@@ -75,4 +75,4 @@ if _ext.LOADED:
 
     @torch.library.register_fake("mmvae_fast::mopoe_sample_kl_backward")
     def _(grad_z, grad_kl, mu, logvar, mask, subsets, prior, z, subset, seed):
-        return mu[0].new_empty(2, *_rows(mu))
+        return [t.new_empty(t.shape) for t in (*mu, *mu)]

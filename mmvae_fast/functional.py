@@ -65,7 +65,7 @@ def _refuse_forward_ad(fn: str, *tensors: Tensor) -> None:
 
 
 # Experts reach autograd one tensor each (it does not look into lists) and reach the op as lists; a stacked tensor is a
-# list of one. Backward ops return the gradients to mu and logvar as one tensor: one allocation, views of it.
+# list of one.
 
 
 def _as_lists(fn: str, mu: Experts, logvar: Experts, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
@@ -82,11 +82,6 @@ def _as_lists(fn: str, mu: Experts, logvar: Experts, mask: Tensor | None) -> tup
     raise AssertionError("unreachable: the check above raises")
 
 
-def _per_input(grads: Tensor, mu: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """[2, M, B, D] as one gradient an input: M of mu and M of logvar, or the two stacked ones."""
-    return grads.unbind(0) if mu[0].dim() == 3 else grads.flatten(0, 1).unbind(0)
-
-
 class _FirstOrderOnly(Function):
     """Stands behind gradients computed under ``create_graph``: they can be used, but not differentiated again.
 
@@ -95,8 +90,8 @@ class _FirstOrderOnly(Function):
     """
 
     @staticmethod
-    def forward(ctx, grads, *inputs):
-        return grads.view_as(grads)
+    def forward(ctx, count, *grads_and_inputs):
+        return tuple(g.view_as(g) for g in grads_and_inputs[:count])
 
     @staticmethod
     def backward(ctx, *_):
@@ -105,8 +100,8 @@ class _FirstOrderOnly(Function):
         )
 
 
-def _first_order(grads: Tensor, *inputs: Tensor) -> Tensor:
-    return _FirstOrderOnly.apply(grads, *inputs) if torch.is_grad_enabled() else grads
+def _first_order(grads: Sequence[Tensor], *inputs: Tensor) -> Sequence[Tensor]:
+    return _FirstOrderOnly.apply(len(grads), *grads, *inputs) if torch.is_grad_enabled() else grads
 
 
 class _Reparameterize(Function):
@@ -120,7 +115,7 @@ class _Reparameterize(Function):
     def backward(ctx, grad_z):
         z, mu, logvar, seed = ctx.saved_tensors
         grads = ops.reparameterize_backward(grad_z, z, mu, logvar, seed)
-        return *_first_order(grads, mu, logvar).unbind(0), None, None
+        return *_first_order(grads, mu, logvar), None, None
 
 
 class _GaussianKL(Function):
@@ -132,7 +127,7 @@ class _GaussianKL(Function):
     @staticmethod
     def backward(ctx, grad_kl):
         mu, logvar = ctx.saved_tensors
-        return _first_order(ops.gaussian_kl_backward(grad_kl, mu, logvar), mu, logvar).unbind(0)
+        return _first_order(ops.gaussian_kl_backward(grad_kl, mu, logvar), mu, logvar)
 
 
 class _ProductOfExperts(Function):
@@ -149,7 +144,7 @@ class _ProductOfExperts(Function):
         mask, joint_mu, joint_logvar, *experts = ctx.saved_tensors
         mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
         grads = ops.product_of_experts_backward(grad_mu, grad_logvar, mu, logvar, mask, joint_mu, joint_logvar)
-        return None, None, *_per_input(_first_order(grads, *experts), mu)
+        return None, None, *_first_order(grads, *experts)
 
 
 class _PoESampleKL(Function):
@@ -168,7 +163,7 @@ class _PoESampleKL(Function):
         grads = ops.poe_sample_kl_backward(
             grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z, joint_mu, joint_logvar, seed
         )
-        return None, None, None, None, *_per_input(_first_order(grads, *experts), mu)
+        return None, None, None, None, *_first_order(grads, *experts)
 
 
 class _MoPoESampleKL(Function):
@@ -187,7 +182,7 @@ class _MoPoESampleKL(Function):
         mask, z, subset, seed, *experts = ctx.saved_tensors
         mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
         grads = ops.mopoe_sample_kl_backward(grad_z, grad_kl, mu, logvar, mask, ctx.subsets, ctx.prior, z, subset, seed)
-        return None, None, None, None, *_per_input(_first_order(grads, *experts), mu)
+        return None, None, None, None, *_first_order(grads, *experts)
 
 
 def reparameterize(

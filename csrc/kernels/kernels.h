@@ -32,14 +32,10 @@ struct Experts {
   Mask mask;
 };
 
-// The gradient of M experts: contiguous blocks [M, B, D].
+// The gradients of the experts, each contiguous [B, D].
 template <class T>
 struct ExpertGrads {
-  T* mu;
-  T* logvar;
-  int64_t rows, dim;
-  T* mu_row(int m, int64_t r) const { return mu + (m * rows + r) * dim; }
-  T* logvar_row(int m, int64_t r) const { return logvar + (m * rows + r) * dim; }
+  Rows<T> mu[kMaxExperts], logvar[kMaxExperts];
 };
 
 template <class T>

@@ -34,7 +34,6 @@ class ExpertArgs {
   }
 
   Shape joint_shape() const { return {rows, dim}; }
-  Shape grad_shape() const { return {2, count, rows, dim}; }
 
   int count;
   int64_t rows, dim;
@@ -59,15 +58,35 @@ class ExpertArgs {
   bool stacked_;
 };
 
-// The kernels' view of the gradient [2, M, B, D].
+// Uninitialised gradients of experts: one tensor like each of mu, then one like each of logvar.
+inline Tensors expert_grads(const Tensors& mu) {
+  Tensors grads;
+  grads.reserve(2 * mu.size());
+  for (int side = 0; side < 2; ++side)
+    for (const Tensor& t : mu) grads.push_back(empty(shape_of(t), t.scalar_type(), t));
+  return grads;
+}
+
+// The kernels' view of them.
 template <class T>
-ExpertGrads<T> grads_in(Tensor& block, const ExpertArgs& args) {
-  T* mu = data<T>(block);
-  return {mu, mu + args.count * args.rows * args.dim, args.rows, args.dim};
+ExpertGrads<T> grads_in(Tensors& grads, const ExpertArgs& args) {
+  ExpertGrads<T> view;
+  const bool stacked = grads.size() == 2 && args.count != 1;
+  const int64_t step = args.rows * args.dim;
+  for (int m = 0; m < args.count; ++m) {
+    T* mu = stacked ? data<T>(grads[0]) + m * step : data<T>(grads[m]);
+    T* logvar = stacked ? data<T>(grads[1]) + m * step : data<T>(grads[args.count + m]);
+    view.mu[m] = {mu, args.dim};
+    view.logvar[m] = {logvar, args.dim};
+  }
+  return view;
 }
 
 inline Shape sampled(const std::optional<int64_t>& n_samples, const Shape& shape) {
-  return n_samples.has_value() ? with_leading(*n_samples, shape) : shape;
+  if (!n_samples.has_value()) return shape;
+  Shape with{*n_samples};
+  with.insert(with.end(), shape.begin(), shape.end());
+  return with;
 }
 
 }  // namespace mmvae

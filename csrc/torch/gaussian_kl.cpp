@@ -28,7 +28,7 @@ static Tensor gaussian_kl(const Tensor& mu, const Tensor& logvar) {
   return kl;
 }
 
-static Tensor gaussian_kl_backward(const Tensor& grad_kl, const Tensor& mu, const Tensor& logvar) {
+static std::tuple<Tensor, Tensor> gaussian_kl_backward(const Tensor& grad_kl, const Tensor& mu, const Tensor& logvar) {
   const Check check("gaussian_kl_backward");
   check.gaussian(mu, logvar);
   const int64_t dim = mu.size(mu.dim() - 1);
@@ -36,14 +36,13 @@ static Tensor gaussian_kl_backward(const Tensor& grad_kl, const Tensor& mu, cons
   check.shaped("grad_kl", grad_kl, lead, mu.scalar_type());
   const RowsOf m(mu), lv(logvar);
   const Tensor g = dense(grad_kl);
-  Tensor grads = empty(with_leading(2, shape_of(mu)), mu.scalar_type(), mu);
+  Tensor grad_mu = empty(shape_of(mu), mu.scalar_type(), mu), grad_logvar = empty(shape_of(mu), mu.scalar_type(), mu);
   for_type(mu.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const GaussianKLBackward<T> args{data<T>(g), m.as<T>(),      lv.as<T>(),
-                                     dim,        data<T>(grads), data<T>(grads) + mu.numel()};
+    const GaussianKLBackward<T> args{data<T>(g), m.as<T>(), lv.as<T>(), dim, data<T>(grad_mu), data<T>(grad_logvar)};
     parallel_rows(count(lead), dim, [&](int64_t b, int64_t e) { table<T>().gaussian_kl_backward(args, b, e); });
   });
-  return grads;
+  return {grad_mu, grad_logvar};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mmvae_fast, CPU, m) {

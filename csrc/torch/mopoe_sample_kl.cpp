@@ -121,10 +121,10 @@ static std::tuple<Tensor, Tensor, Tensor> mopoe_sample_kl(const Tensors& mu, con
   return {z, kl, subset};
 }
 
-static Tensor mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_kl, const Tensors& mu,
-                                       const Tensors& logvar, const OptTensor& mask, const Subsets& subsets,
-                                       int64_t prior, const Tensor& z, const Tensor& subset,
-                                       const Tensor& /*seed: CUDA's way*/) {
+static Tensors mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_kl, const Tensors& mu,
+                                        const Tensors& logvar, const OptTensor& mask, const Subsets& subsets,
+                                        int64_t prior, const Tensor& z, const Tensor& subset,
+                                        const Tensor& /*seed: CUDA's way*/) {
   const Check check("mopoe_sample_kl_backward");
   const ExpertArgs experts(check, mu, logvar, mask);
   const auto lattice = lattice_for(check, experts.count, subsets, prior);
@@ -137,7 +137,7 @@ static Tensor mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor&
   const Lattice view = lattice->view();
   for (int64_t r = 0; r < experts.rows; ++r)
     if (data<int64_t>(chosen)[r] >= view.listed) check.fail("subset holds ", data<int64_t>(chosen)[r]);
-  Tensor out = empty(experts.grad_shape(), experts.dtype, mu[0]);
+  Tensors out = expert_grads(mu);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
     const MoPoEBackward<T> args{experts.as<T>(),

@@ -43,9 +43,10 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> poe_sample_kl(const Tensors& m
 }
 
 // The gradients of (z, kl) are absent for product_of_experts.
-static Tensor backward(const Check& check, const OptTensor& grad_z, const OptTensor& grad_mu,
-                       const OptTensor& grad_logvar, const OptTensor& grad_kl, const Tensors& mu, const Tensors& logvar,
-                       const OptTensor& mask, const OptTensor& z, const Tensor& joint_mu, const Tensor& joint_logvar) {
+static Tensors backward(const Check& check, const OptTensor& grad_z, const OptTensor& grad_mu,
+                        const OptTensor& grad_logvar, const OptTensor& grad_kl, const Tensors& mu,
+                        const Tensors& logvar, const OptTensor& mask, const OptTensor& z, const Tensor& joint_mu,
+                        const Tensor& joint_logvar) {
   const ExpertArgs experts(check, mu, logvar, mask);
   const Shape joint = experts.joint_shape();
   check.shaped("joint_mu", joint_mu, joint, experts.dtype);
@@ -62,7 +63,7 @@ static Tensor backward(const Check& check, const OptTensor& grad_z, const OptTen
   const OptTensor gz = dense(grad_z), gm = dense(grad_mu), gl = dense(grad_logvar), gk = dense(grad_kl),
                   sample = dense(z);
   const Tensor jm = dense(joint_mu), jl = dense(joint_logvar);
-  Tensor out = empty(experts.grad_shape(), experts.dtype, mu[0]);
+  Tensors out = expert_grads(mu);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
     const PoEBackward<T> args{experts.as<T>(), experts.rows,    experts.dim, data<T>(jm),
@@ -74,17 +75,17 @@ static Tensor backward(const Check& check, const OptTensor& grad_z, const OptTen
   return out;
 }
 
-static Tensor product_of_experts_backward(const OptTensor& grad_mu, const OptTensor& grad_logvar, const Tensors& mu,
-                                          const Tensors& logvar, const OptTensor& mask, const Tensor& joint_mu,
-                                          const Tensor& joint_logvar) {
+static Tensors product_of_experts_backward(const OptTensor& grad_mu, const OptTensor& grad_logvar, const Tensors& mu,
+                                           const Tensors& logvar, const OptTensor& mask, const Tensor& joint_mu,
+                                           const Tensor& joint_logvar) {
   return backward(Check("product_of_experts_backward"), std::nullopt, grad_mu, grad_logvar, std::nullopt, mu, logvar,
                   mask, std::nullopt, joint_mu, joint_logvar);
 }
 
-static Tensor poe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_mu, const OptTensor& grad_logvar,
-                                     const OptTensor& grad_kl, const Tensors& mu, const Tensors& logvar,
-                                     const OptTensor& mask, const Tensor& z, const Tensor& joint_mu,
-                                     const Tensor& joint_logvar, const Tensor& /*seed: CUDA's way*/) {
+static Tensors poe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_mu, const OptTensor& grad_logvar,
+                                      const OptTensor& grad_kl, const Tensors& mu, const Tensors& logvar,
+                                      const OptTensor& mask, const Tensor& z, const Tensor& joint_mu,
+                                      const Tensor& joint_logvar, const Tensor& /*seed: CUDA's way*/) {
   return backward(Check("poe_sample_kl_backward"), grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z, joint_mu,
                   joint_logvar);
 }

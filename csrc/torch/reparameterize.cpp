@@ -21,8 +21,8 @@ static Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tenso
   return z;
 }
 
-static Tensor reparameterize_backward(const Tensor& grad_z, const Tensor& z, const Tensor& mu, const Tensor& logvar,
-                                      const Tensor& /*seed: CUDA's way*/) {
+static std::tuple<Tensor, Tensor> reparameterize_backward(const Tensor& grad_z, const Tensor& z, const Tensor& mu,
+                                                          const Tensor& logvar, const Tensor& /*seed: CUDA's way*/) {
   const Check check("reparameterize_backward");
   check.gaussian(mu, logvar);
   const int64_t dim = mu.size(mu.dim() - 1);
@@ -32,14 +32,14 @@ static Tensor reparameterize_backward(const Tensor& grad_z, const Tensor& z, con
   check.shaped("z", z, z.dim() == mu.dim() ? shape_of(mu) : sampled(samples, shape_of(mu)), mu.scalar_type());
   const RowsOf m(mu);
   const Tensor g = dense(grad_z), sample = dense(z);
-  Tensor grads = empty(with_leading(2, shape_of(mu)), mu.scalar_type(), mu);
+  Tensor grad_mu = empty(shape_of(mu), mu.scalar_type(), mu), grad_logvar = empty(shape_of(mu), mu.scalar_type(), mu);
   for_type(mu.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const ReparameterizeBackward<T> args{data<T>(g), data<T>(sample), m.as<T>(),      rows,
-                                         dim,        samples,         data<T>(grads), data<T>(grads) + mu.numel()};
+    const ReparameterizeBackward<T> args{data<T>(g), data<T>(sample), m.as<T>(),        rows,
+                                         dim,        samples,         data<T>(grad_mu), data<T>(grad_logvar)};
     parallel_rows(rows, dim * samples, [&](int64_t b, int64_t e) { table<T>().reparameterize_backward(args, b, e); });
   });
-  return grads;
+  return {grad_mu, grad_logvar};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mmvae_fast, CPU, m) {

@@ -32,12 +32,6 @@ inline Shape shape_of(const Tensor& t) {
   return shape;
 }
 
-inline Shape with_leading(int64_t n, const Shape& shape) {
-  Shape with{n};
-  with.insert(with.end(), shape.begin(), shape.end());
-  return with;
-}
-
 // A new contiguous tensor of `like`'s device; the C shim costs a third of a dispatcher call.
 inline Tensor empty(const Shape& shape, ScalarType dtype, const Tensor& like) {
   int64_t strides[8];

@@ -228,8 +228,8 @@ static void mopoe_sample_kl_backward(const MoPoEBackward<T>& a, int64_t begin, i
     usable.look_at(row);
     for (int m = 0; m < a.experts.count; ++m) {
       if (usable.listed > 0 && (usable.observed >> m & 1)) continue;
-      memset(a.out.mu_row(m, r), 0, a.dim * sizeof(T));
-      memset(a.out.logvar_row(m, r), 0, a.dim * sizeof(T));
+      memset(a.out.mu[m].row(r), 0, a.dim * sizeof(T));
+      memset(a.out.logvar[m].row(r), 0, a.dim * sizeof(T));
     }
     if (usable.listed == 0) continue;
     const int chosen = a.lattice.node[a.subset[r]];
@@ -250,8 +250,8 @@ static void mopoe_sample_kl_backward(const MoPoEBackward<T>& a, int64_t begin, i
             Moments<double> g = natural_to_expert(scalar_x.precision[e], scalar_x.mu[e], scalar_adjoint.precision[e],
                                                   scalar_adjoint.mu[e]);
             if (scalar_x.precision[e] == 0) g = {0, 0};  // it said nothing
-            a.out.mu_row(e, r)[i + lane] = static_cast<T>(g.mu);
-            a.out.logvar_row(e, r)[i + lane] = static_cast<T>(g.logvar);
+            a.out.mu[e].row(r)[i + lane] = static_cast<T>(g.mu);
+            a.out.logvar[e].row(r)[i + lane] = static_cast<T>(g.logvar);
           }
         }
         return;
@@ -263,8 +263,8 @@ static void mopoe_sample_kl_backward(const MoPoEBackward<T>& a, int64_t begin, i
       for (int m = 0; m < row.count; ++m) {
         const int e = row.expert[m];
         const Moments<V> g = natural_to_expert(x.precision[e], x.mu[e], adjoint.precision[e], adjoint.mu[e]);
-        store(a.out.mu_row(e, r) + i, g.mu, n);
-        store(a.out.logvar_row(e, r) + i, g.logvar, n);
+        store(a.out.mu[e].row(r) + i, g.mu, n);
+        store(a.out.logvar[e].row(r) + i, g.logvar, n);
       }
     });
   }

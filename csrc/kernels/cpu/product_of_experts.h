@@ -111,8 +111,8 @@ static void poe_backward(const PoEBackward<T>& a, int64_t begin, int64_t end) {
         ++k;
         continue;
       }
-      memset(a.out.mu_row(m, r), 0, a.dim * sizeof(T));
-      memset(a.out.logvar_row(m, r), 0, a.dim * sizeof(T));
+      memset(a.out.mu[m].row(r), 0, a.dim * sizeof(T));
+      memset(a.out.logvar[m].row(r), 0, a.dim * sizeof(T));
     }
     if (row.count == 0) continue;
     const V grad_kl = splat<V>(a.grad_kl == nullptr ? T(0) : a.grad_kl[r]);
@@ -131,7 +131,7 @@ static void poe_backward(const PoEBackward<T>& a, int64_t begin, int64_t end) {
         }
         if (a.grad_z != nullptr) {
           for (int64_t k = 0; k < a.samples; ++k) {
-            const int64_t at_k = (k * a.out.rows + r) * a.dim + d + i;
+            const int64_t at_k = (k * a.rows + r) * a.dim + d + i;
             const Moments<V> g = sample_adjoint(load(a.grad_z + at_k, lanes), load(a.z + at_k, lanes), mu);
             grad_mu += g.mu;
             grad_logvar += g.logvar;
@@ -142,7 +142,7 @@ static void poe_backward(const PoEBackward<T>& a, int64_t begin, int64_t end) {
       });
       for (int m = 0; m < row.count; ++m) {
         const T *mu = row.mu[m] + d, *logvar = row.logvar[m] + d;
-        T *out_mu = a.out.mu_row(row.expert[m], r) + d, *out_logvar = a.out.logvar_row(row.expert[m], r) + d;
+        T *out_mu = a.out.mu[row.expert[m]].row(r) + d, *out_logvar = a.out.logvar[row.expert[m]].row(r) + d;
         for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
           const V joint = smaller(splat<V>(C::huge), load(joint_logvar + i, lanes));
           const V w = exp(joint - load(logvar + i, lanes));
