@@ -32,6 +32,12 @@ from benchmarks.cases import cases
 from benchmarks.timing import interleaved
 from mmvae_fast import functional
 
+ABOUT = (
+    "Written by `make bench ARGS='--markdown benchmarks/RESULTS.md'`. Ratios are contestant / kernel, medians of "
+    "interleaved rounds of one run: above 1 the kernel is faster. Contestants: the twin in `reference.py` (same exact "
+    "noise), the best plain PyTorch we know (`benchmarks/plain.py`, torch's noise), and torch.compile of both. GB/s is "
+    "on the bytes that have to be moved."
+)
 CONTESTANTS = ["twin", "plain", "compile twin", "compile"]
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "2000000000",
@@ -73,12 +79,33 @@ def processor() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+def markdown(environment: dict[str, object], results: list[dict]) -> str:
+    """The table as it is committed in RESULTS.md."""
+    lines = [
+        "# Kernels against plain PyTorch and torch.compile",
+        "",
+        ABOUT,
+        "",
+        *(f"- {key}: {value}" for key, value in environment.items()),
+        "",
+        f"| function | rows x dims | direction | kernel, us | GB/s | {' | '.join(CONTESTANTS)} |",
+        f"|---|---|---|--:|--:|{'--:|' * len(CONTESTANTS)}",
+    ]
+    for r in results:
+        ours = r["microseconds"]["ours"]
+        cells = [r["function"], f"{r['rows']}x{r['dim']}", r["direction"], f"{ours:.1f}"]
+        cells += [f"{r['ideal_bytes'] / ours / 1e3:.1f}", *(f"{r['ratios'][c]:.2f}" for c in CONTESTANTS)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="64x64,128x64,256x512,4096x512", help="rows x dims, comma separated")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.6, help="per function, size and direction")
     parser.add_argument("--allocator", choices=["tuned", "default"], default="tuned")
+    parser.add_argument("--markdown", type=Path, help="also write the table as Markdown")
     parser.add_argument("--out", type=Path, default=Path("bench_out/functions.json"))
     args = parser.parse_args()
     if args.allocator == "tuned" and not KEEP_MEMORY.keys() <= os.environ.keys():
@@ -125,6 +152,9 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"environment": environment(args.threads), "results": results}, indent=1) + "\n")
     print(f"written: {args.out}")
+    if args.markdown:
+        args.markdown.write_text(markdown(environment(args.threads), results))
+        print(f"written: {args.markdown}")
 
 
 main()
