@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+PRIOR_PLACES = ("none", "full", "all")  # in which subsets the prior expert sits; the ops count them from 0
+LIKELIHOODS = ("normal", "laplace", "bernoulli", "categorical")
 MAX_EXPERTS = 62  # a subset is a bitmask in an int64
 
 
@@ -28,10 +30,22 @@ def tensor(fn: str, name: str, value) -> None:
         _fail(fn, f"{name} is a {type(value).__name__}, expected a tensor", TypeError)
 
 
+def flag(fn: str, name: str, value) -> None:
+    if not isinstance(value, bool):
+        _fail(fn, f"{name} is {value!r}, expected True or False", TypeError)
+
+
+def same_device(fn: str, mu: Tensor, logvar) -> None:
+    """The part of :func:`gaussian` the native ops cannot check: what they never receive."""
+    tensor(fn, "logvar", logvar)
+    if logvar.device != mu.device:
+        _fail(fn, f"logvar is on {logvar.device}, expected {mu.device} like mu")
+
+
 def _floating(fn: str, name: str, value) -> None:
     tensor(fn, name, value)
     if value.dtype not in FLOATS:
-        _fail(fn, f"{name} is {value.dtype}, expected float32, float64, float16 or bfloat16", TypeError)
+        _fail(fn, f"{name} is {value.dtype}, expected float32, float64, float16 or bfloat16")
 
 
 def _like(fn: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -41,7 +55,7 @@ def _like(fn: str, name: str, value: Tensor, other_name: str, other: Tensor) -> 
     if value.shape != other.shape:
         _fail(fn, f"{name} has shape {_shape(value)}, expected {_shape(other)} like {other_name}")
     if value.dtype != other.dtype:
-        _fail(fn, f"{name} is {value.dtype}, expected {other.dtype} like {other_name}", TypeError)
+        _fail(fn, f"{name} is {value.dtype}, expected {other.dtype} like {other_name}")
 
 
 def gaussian(fn: str, mu, logvar) -> None:
@@ -109,7 +123,7 @@ def experts(fn: str, mu, logvar, mask) -> None:
         return
     tensor(fn, "mask", mask)
     if mask.dtype != torch.bool:
-        _fail(fn, f"mask is {mask.dtype}, expected torch.bool (True = observed)", TypeError)
+        _fail(fn, f"mask is {mask.dtype}, expected torch.bool (True = observed)")
     if mask.dim() != 2 or mask.shape[0] != rows or mask.shape[1] != count:
         _fail(fn, f"mask has shape {_shape(mask)}, expected [B, M] = [{rows}, {count}]")
     if mask.device != first.device:
@@ -126,7 +140,7 @@ def weights(fn: str, mu, value) -> None:
 
 
 def subsets(fn: str, mu, value, prior_place) -> None:
-    if prior_place not in ("none", "full", "all"):
+    if prior_place not in PRIOR_PLACES:
         _fail(fn, f"prior is {prior_place!r}, expected 'none', 'full' or 'all'")
     count = mu.shape[0] if isinstance(mu, Tensor) else len(mu)
     if value is None:
@@ -145,7 +159,7 @@ def subsets(fn: str, mu, value, prior_place) -> None:
 
 
 def likelihood(fn: str, x, params, family, event_dims, mask) -> None:
-    if family not in ("normal", "laplace", "bernoulli", "categorical"):
+    if family not in LIKELIHOODS:
         _fail(fn, f"family is {family!r}, expected 'normal', 'laplace', 'bernoulli' or 'categorical'")
     tensor(fn, "x", x)
     _floating(fn, "params", params)
@@ -164,6 +178,6 @@ def likelihood(fn: str, x, params, family, event_dims, mask) -> None:
     if mask is not None:
         tensor(fn, "mask", mask)
         if mask.dtype != torch.bool:
-            _fail(fn, f"mask is {mask.dtype}, expected torch.bool (True = observed)", TypeError)
+            _fail(fn, f"mask is {mask.dtype}, expected torch.bool (True = observed)")
         if tuple(mask.shape) != (x.shape[0],):
             _fail(fn, f"mask has shape {_shape(mask)}, expected [B] = [{x.shape[0]}]")

@@ -15,14 +15,18 @@ from typing import Any
 from mmvae_fast import __version__
 
 _DISTRIBUTION = "mmvae_fast"
+_UNKNOWN_VERSION = "0+unknown"  # of a build by hand, CMakeLists.txt says
 _OF_AN_EXTRA = re.compile(  # of "name[others] (>=1.2) ; extra == 'train'": name, version, extra
     r"""([\w.-]+)(?:\[[^]]*\])?\s*\(?([^;()]*?)\)?\s*;.*extra\s*==\s*["']([^"']+)["'].*"""
 )
 
 
 def examine() -> dict[str, Any]:
-    """Everything there is to know, as JSON-ready data. Never raises: what is broken is part of the answer."""
-    return {
+    """Everything there is to know, as JSON-ready data; under "problems" what does not fit, in sentences.
+
+    Never raises: what is broken is part of the answer.
+    """
+    found: dict[str, Any] = {
         "mmvae_fast": __version__,
         "python": platform.python_version(),
         "executable": sys.executable,
@@ -33,12 +37,35 @@ def examine() -> dict[str, Any]:
         "native": _native(),
         "extras": _extras(),
     }
+    return {**found, "problems": _problems(**found)}
 
 
-def healthy(found: dict[str, Any]) -> bool:
-    """False if kernels were built but do not load; a build without them is a choice."""
-    parts = (found["kernels"], found["native"])
-    return all(part["loaded"] for part in parts if part["built"])
+def _problems(torch: dict[str, Any], kernels: dict[str, Any], native: dict[str, Any], **_: Any) -> list[str]:
+    """A build without kernels is a choice, and so is a machine without torch or some extra."""
+    problems = []
+    if torch["installed"] and torch["error"]:
+        problems.append(f"torch is installed but does not import: {torch['error']}")
+    for name, part in (("_C", kernels), ("_native", native)):
+        if part["built"] and not part["loaded"]:
+            problems.append(f"mmvae_fast/{name} was built but does not load: {part['error']}")
+    if kernels["built"] != native["built"]:
+        there, lacking = ("_C", "_native") if kernels["built"] else ("_native", "_C")
+        problems.append(f"mmvae_fast/{there} was built for this Python but mmvae_fast/{lacking} was not; reinstall")
+    if native["loaded"]:
+        build = native["build_info"]
+        if build["version"] not in (__version__, _UNKNOWN_VERSION):
+            problems.append(f"the kernels are of mmvae_fast {build['version']}, expected {__version__}; reinstall")
+        if torch["version"] and _release(torch["version"]) < _release(build["minimum_torch"]):
+            problems.append(
+                f"torch is {torch['version']}, expected {build['minimum_torch']} or newer (the kernels were built with "
+                f"{build['built_with_torch']})"
+            )
+    return problems
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """(2, 13) of "2.13.0+cpu"."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def as_json(found: dict[str, Any]) -> str:
@@ -46,7 +73,7 @@ def as_json(found: dict[str, Any]) -> str:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """The same for people: aligned lines, and at the end what is wrong."""
+    """The same for people: aligned lines, and at the end "OK" or what is wrong."""
     torch, kernels, native = found["torch"], found["kernels"], found["native"]
     lines = [
         ("mmvae_fast", found["mmvae_fast"]),
@@ -59,13 +86,8 @@ def as_text(found: dict[str, Any]) -> str:
     if native["loaded"]:
         lines.append(("  instruction set", f"{native['cpu_capability']} (in use)"))
         lines += [(f"  {key.replace('_', ' ')}", _plain(value)) for key, value in native["build_info"].items()]
-    text = _aligned(lines)
-    if found["extras"] is None:
-        return f"{text}\n\nextras: unknown, mmvae_fast runs from a source folder and is not installed"
-    extras = [
-        (f"  [{name}]", ", ".join(map(_describe_package, packages))) for name, packages in found["extras"].items()
-    ]
-    return f"{text}\n\nextras\n{_aligned(extras)}"
+    verdict = "\n".join(f"problem: {problem}" for problem in found["problems"]) or "OK"
+    return f"{_aligned(lines)}\n\n{_describe_extras(found['extras'])}\n\n{verdict}"
 
 
 def _aligned(lines: list[tuple[str, str]]) -> str:
@@ -86,9 +108,11 @@ def _torch() -> dict[str, Any]:
     try:
         import torch
     except Exception as error:  # a torch that is damaged fails in many ways
-        return {"version": None, "error": _verbatim(error)}
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
+        return {"version": None, "installed": not missing, "error": _verbatim(error)}
     return {
         "version": torch.__version__,
+        "installed": True,
         "error": None,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -99,14 +123,14 @@ def _torch() -> dict[str, Any]:
 
 def _describe_torch(torch: dict[str, Any]) -> str:
     if torch["version"] is None:
-        return f"missing: {torch['error']}"
+        return f"{'DOES NOT IMPORT' if torch['installed'] else 'missing'}: {torch['error']}"
     cuda = f"CUDA {torch['cuda']}, {torch['cuda_devices']} device(s)" if torch["cuda"] else "no CUDA"
     return f"{torch['version']}, {torch['threads']} thread(s), {torch['cpu_capability']}, {cuda}"
 
 
 def _kernels() -> dict[str, Any]:
-    """The ops for torch, ``mmvae_fast/_C``."""
-    return _load("mmvae_fast._C")
+    """The ops for torch, ``mmvae_fast/_C``, by way of who knows whether they are of these sources."""
+    return _load("mmvae_fast._C", through="mmvae_fast._ext")
 
 
 def _native() -> dict[str, Any]:
@@ -119,12 +143,13 @@ def _native() -> dict[str, Any]:
     return part
 
 
-def _load(module: str) -> dict[str, Any]:
+def _load(module: str, through: str | None = None) -> dict[str, Any]:
     spec = importlib.util.find_spec(module)
     if spec is None:
         return {"built": False, "loaded": False, "file": None, "error": None}
     try:
-        importlib.import_module(module)
+        for name in (module, through or module):
+            importlib.import_module(name)
     except Exception as error:
         return {"built": True, "loaded": False, "file": spec.origin, "error": _verbatim(error)}
     return {"built": True, "loaded": True, "file": spec.origin, "error": None}
@@ -159,6 +184,14 @@ def _extras() -> dict[str, list[dict[str, Any]]] | None:
         if re.sub("[-_.]+", "_", name) != _DISTRIBUTION:  # an extra that consists of others
             extras.setdefault(extra, []).append({"package": name, "wanted": wanted or None, **_found(name, wanted)})
     return extras
+
+
+def _describe_extras(extras: dict[str, list[dict[str, Any]]] | None) -> str:
+    if extras is None:
+        return "extras: unknown, mmvae_fast runs from a source folder and is not installed"
+    return "extras\n" + _aligned(
+        [(f"  [{name}]", ", ".join(map(_describe_package, packages))) for name, packages in extras.items()]
+    )
 
 
 def _found(name: str, wanted: str) -> dict[str, Any]:

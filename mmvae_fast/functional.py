@@ -25,7 +25,7 @@ from torch.autograd import Function, forward_ad
 
 from mmvae_fast import _checks, _ext, reference
 from mmvae_fast._ops import ops
-from mmvae_fast.reference import Experts, MoPoESample, PoESample, seed_tensor
+from mmvae_fast.reference import PRIOR_PLACES, Experts, MoPoESample, PoESample, seed_tensor
 
 __all__ = [
     "MoPoESample",
@@ -38,8 +38,6 @@ __all__ = [
     "reparameterize",
 ]
 
-_PRIOR_CODE = {"none": 0, "full": 1, "all": 2}
-
 
 def _has_kernel(x: Any) -> bool:
     """Whether the native ops take this tensor; if not (or if it is no tensor at all) the twin serves, or complains."""
@@ -49,6 +47,8 @@ def _has_kernel(x: Any) -> bool:
         and x.device.type in ("cpu", "meta")
         and x.dtype in (torch.float32, torch.float64)
         and not torch._C._are_functorch_transforms_active()
+        # an exported op has no autograd: a module exported for training gets the twin, which is differentiable
+        and not (torch.compiler.is_exporting() and torch.is_grad_enabled())
     )
 
 
@@ -58,10 +58,25 @@ def _first(experts: Any) -> Any:
     return experts[0]
 
 
-def _refuse_forward_ad(fn: str, *tensors: Tensor) -> None:
-    """Raw ops would drop tangents silently. Only asked outside autograd, which refuses by itself."""
+def _records(fn: str, tensors: Sequence[Tensor]) -> bool:
+    """Whether autograd has to know of this call. If not, the raw op serves, which would drop tangents silently."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return True
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         raise NotImplementedError(f"mmvae_fast.{fn}: forward-mode AD is not supported; use mmvae_fast.reference.{fn}")
+    return False
+
+
+def _distinct(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """torch.compile refuses an autograd.Function that gets one tensor twice (experts may share a logvar)."""
+    if not torch.compiler.is_compiling() or len({id(t) for t in tensors}) == len(tensors):
+        return tensors
+    seen: set[int] = set()
+    views = []
+    for t in tensors:
+        views.append(t.view_as(t) if id(t) in seen else t)
+        seen.add(id(t))
+    return views
 
 
 # Experts reach autograd one tensor each (it does not look into lists) and reach the op as lists; a stacked tensor is a
@@ -70,14 +85,13 @@ def _refuse_forward_ad(fn: str, *tensors: Tensor) -> None:
 
 def _as_lists(fn: str, mu: Experts, logvar: Experts, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
     """What the ops take; kinds of things they could not even receive are refused here, the rest by the ops."""
-    if mask is None or isinstance(mask, Tensor):
-        if isinstance(mu, Tensor):
-            if isinstance(logvar, Tensor) and mu.dim() == 3:
-                return [mu], [logvar]
-        elif isinstance(logvar, Sequence) and len(mu) == len(logvar):
-            mus, logvars = list(mu), list(logvar)
-            if all(isinstance(t, Tensor) for t in mus + logvars):
-                return mus, logvars
+    stacked = isinstance(mu, Tensor)
+    if isinstance(logvar, Tensor if stacked else Sequence) and (stacked or len(mu) == len(logvar)):
+        mus, logvars = ([mu], [logvar]) if stacked else (list(mu), list(logvar))
+        device = mus[0].device
+        rest = [*mus, *logvars] if mask is None else [*mus, *logvars, mask]
+        if all(isinstance(t, Tensor) and t.device == device for t in rest) and mus[0].dim() == (3 if stacked else 2):
+            return mus, logvars
     _checks.experts(fn, mu, logvar, mask)
     raise AssertionError("unreachable: the check above raises")
 
@@ -210,12 +224,11 @@ def reparameterize(
     """
     if not _has_kernel(mu):
         return reference.reparameterize(mu, logvar, n_samples, seed=seed, generator=generator)
-    _checks.tensor("reparameterize", "logvar", logvar)
+    _checks.same_device("reparameterize", mu, logvar)
     _checks.n_samples("reparameterize", n_samples)
     seed = seed_tensor(seed, generator, mu.device)
-    if torch.is_grad_enabled():
-        return _Reparameterize.apply(mu, logvar, seed, n_samples)
-    _refuse_forward_ad("reparameterize", mu, logvar)
+    if _records("reparameterize", (mu, logvar)):
+        return _Reparameterize.apply(*_distinct((mu, logvar)), seed, n_samples)
     return ops.reparameterize(mu, logvar, seed, n_samples)
 
 
@@ -235,10 +248,9 @@ def gaussian_kl(
     """
     if prior_mu is not None or prior_logvar is not None or not _has_kernel(mu):
         return reference.gaussian_kl(mu, logvar, prior_mu, prior_logvar)
-    _checks.tensor("gaussian_kl", "logvar", logvar)
-    if torch.is_grad_enabled():
-        return _GaussianKL.apply(mu, logvar)
-    _refuse_forward_ad("gaussian_kl", mu, logvar)
+    _checks.same_device("gaussian_kl", mu, logvar)
+    if _records("gaussian_kl", (mu, logvar)):
+        return _GaussianKL.apply(*_distinct((mu, logvar)))
     return ops.gaussian_kl(mu, logvar)
 
 
@@ -261,10 +273,10 @@ def product_of_experts(
     """
     if weights is not None or not _has_kernel(_first(mu)):
         return reference.product_of_experts(mu, logvar, mask, prior=prior, weights=weights)
+    _checks.flag("product_of_experts", "prior", prior)
     mus, logvars = _as_lists("product_of_experts", mu, logvar, mask)
-    if torch.is_grad_enabled():
-        return _ProductOfExperts.apply(mask, prior, *mus, *logvars)
-    _refuse_forward_ad("product_of_experts", *mus, *logvars)
+    if _records("product_of_experts", mus + logvars):
+        return _ProductOfExperts.apply(mask, prior, *_distinct(mus + logvars))
     return ops.product_of_experts(mus, logvars, mask, prior)
 
 
@@ -298,11 +310,11 @@ def poe_sample_kl(
             mu, logvar, mask, prior=prior, n_samples=n_samples, expert_kl=expert_kl, seed=seed, generator=generator
         )
     mus, logvars = _as_lists("poe_sample_kl", mu, logvar, mask)
+    _checks.flag("poe_sample_kl", "prior", prior)
     _checks.n_samples("poe_sample_kl", n_samples)
     seed = seed_tensor(seed, generator, mus[0].device)
-    if torch.is_grad_enabled():
-        return PoESample(*_PoESampleKL.apply(mask, prior, n_samples, seed, *mus, *logvars))
-    _refuse_forward_ad("poe_sample_kl", *mus, *logvars)
+    if _records("poe_sample_kl", mus + logvars):
+        return PoESample(*_PoESampleKL.apply(mask, prior, n_samples, seed, *_distinct(mus + logvars)))
     return PoESample(*ops.poe_sample_kl(mus, logvars, mask, prior, n_samples, seed))
 
 
@@ -337,10 +349,9 @@ def mopoe_sample_kl(
     mus, logvars = _as_lists("mopoe_sample_kl", mu, logvar, mask)
     _checks.subsets("mopoe_sample_kl", mu, subsets, prior)
     seed = seed_tensor(seed, generator, mus[0].device)
-    chosen, place = None if subsets is None else list(subsets), _PRIOR_CODE[prior]
-    if torch.is_grad_enabled():
-        return MoPoESample(*_MoPoESampleKL.apply(mask, chosen, place, seed, *mus, *logvars))
-    _refuse_forward_ad("mopoe_sample_kl", *mus, *logvars)
+    chosen, place = None if subsets is None else list(subsets), PRIOR_PLACES.index(prior)
+    if _records("mopoe_sample_kl", mus + logvars):
+        return MoPoESample(*_MoPoESampleKL.apply(mask, chosen, place, seed, *_distinct(mus + logvars)))
     return MoPoESample(*ops.mopoe_sample_kl(mus, logvars, mask, chosen, place, seed))
 
 

@@ -10,6 +10,7 @@ Missing experts are *selected* away (``torch.where``), never multiplied by the m
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,8 +20,7 @@ from torch import Tensor
 from mmvae_fast import _checks
 
 Experts = Sequence[Tensor] | Tensor
-PRIOR_PLACES = ("none", "full", "all")
-LIKELIHOODS = ("normal", "laplace", "bernoulli", "categorical")
+PRIOR_PLACES = _checks.PRIOR_PLACES
 
 
 class PoESample(NamedTuple):
@@ -51,11 +51,14 @@ def seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None = N
     if isinstance(seed, Tensor):
         if seed.numel() != 1 or seed.dtype != torch.int64:
             raise ValueError(f"seed: expected an int64 tensor of one element, got {seed.dtype} {tuple(seed.shape)}")
+        if seed.device.type != torch.device(device).type:
+            raise ValueError(f"seed: expected a tensor on {device} like mu, got one on {seed.device}")
         return seed
     if seed is None:
         return torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, generator=generator, device=device)
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"seed: expected an int, an int64 tensor or None, got {type(seed).__name__}")
+    seed = operator.index(seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed: expected 64 bits, got {seed}")
     return torch.tensor([seed - 2**64 if seed >= 2**63 else seed], dtype=torch.int64, device=device)
@@ -145,6 +148,11 @@ def reparameterize(mu: Tensor, logvar: Tensor, n_samples: int | None = None, *, 
     return (m + torch.exp(0.5 * lv) * eps).to(mu.dtype)
 
 
+def _excess_variance(logvar: Tensor) -> Tensor:
+    """e^logvar - 1 - logvar; +inf, not NaN, at +inf."""
+    return torch.expm1(logvar) - logvar.clamp(max=torch.finfo(logvar.dtype).max)
+
+
 def gaussian_kl(
     mu: Tensor, logvar: Tensor, prior_mu: Tensor | None = None, prior_logvar: Tensor | None = None
 ) -> Tensor:
@@ -153,11 +161,11 @@ def gaussian_kl(
     _checks.prior("gaussian_kl", mu, prior_mu, prior_logvar)
     m, lv = _compute(mu), _compute(logvar)
     if prior_mu is None and prior_logvar is None:
-        return 0.5 * (m.square() + torch.expm1(lv) - lv).sum(-1)
+        return 0.5 * (m.square() + _excess_variance(lv)).sum(-1)
     zero = torch.zeros((), dtype=m.dtype, device=m.device)
     pm = zero if prior_mu is None else _compute(prior_mu)
     plv = zero if prior_logvar is None else _compute(prior_logvar)
-    return 0.5 * ((m - pm).square() * torch.exp(-plv) + torch.expm1(lv - plv) - (lv - plv)).sum(-1)
+    return 0.5 * ((m - pm).square() * torch.exp(-plv) + _excess_variance(lv - plv)).sum(-1)
 
 
 # --- products of experts ----------------------------------------------------------------------------------------------
@@ -185,7 +193,7 @@ def _product(
     Precisions are scaled by the largest one, so that none overflows: lv = s - log T, T = sum_m exp(s - lv_m).
     """
     scaled = torch.where(observed, logvar, math.inf)
-    shift = scaled.detach().amin(0) if mu.shape[0] else torch.full(mu.shape[1:], math.inf)
+    shift = scaled.detach().amin(0)
     shift = shift.clamp(max=0.0) if prior else torch.where(shift == math.inf, 0.0, shift)
     precision = torch.exp(shift - scaled)
     if weights is not None:
@@ -202,6 +210,7 @@ def product_of_experts(
 ) -> tuple[Tensor, Tensor]:
     """The product of Gaussian experts: precisions add, means are averaged by precision."""
     _checks.experts("product_of_experts", mu, logvar, mask)
+    _checks.flag("product_of_experts", "prior", prior)
     _checks.weights("product_of_experts", mu, weights)
     joint_mu, joint_logvar = _product(*_stack(mu, logvar, mask), prior, weights)
     return joint_mu.to(_dtype(mu)), joint_logvar.to(_dtype(mu))
@@ -220,6 +229,7 @@ def poe_sample_kl(
 ) -> PoESample:
     """Product of experts, a sample of it, its KL to N(0, I) and, when asked for, its KL to every expert."""
     _checks.experts("poe_sample_kl", mu, logvar, mask)
+    _checks.flag("poe_sample_kl", "prior", prior)
     _checks.n_samples("poe_sample_kl", n_samples)
     out_dtype = _dtype(mu)
     m, lv, observed = _stack(mu, logvar, mask)

@@ -16,15 +16,15 @@ static MMVAE_HD V kl_to_standard(V mu, V h, V g) {
   return mu * (mu * 0.5f) + (g + e * (e * 0.5f));  // halved first: finite wherever the result is
 }
 
-// Gradients of (z, kl) with respect to the mean and log-variance of the Gaussian they came from; z - mu = sd * eps.
+// Gradients of (z, kl) with respect to the mean and log-variance of the Gaussian they came from; z = mu + sd * eps.
 template <class V>
 struct Moments {
   V mu, logvar;
 };
 
 template <class V>
-static MMVAE_HD Moments<V> sample_adjoint(V grad_z, V z, V mu) {
-  return {grad_z, grad_z * (z - mu) * 0.5f};
+static MMVAE_HD Moments<V> sample_adjoint(V grad_z, V sd_eps) {
+  return {grad_z, grad_z * sd_eps * 0.5f};
 }
 
 template <class V>
@@ -48,12 +48,6 @@ struct Natural {
 template <class V>
 static MMVAE_HD Natural<V> natural_kl_adjoint(V grad_kl, V mean, V var) {
   return {grad_kl * var * (0.5f - var * 0.5f - mean * mean), grad_kl * mean * var};
-}
-
-// d/d(T, P) of z = mean + sqrt(var) * eps.
-template <class V>
-static MMVAE_HD Natural<V> natural_sample_adjoint(V grad_z, V z, V mean, V var) {
-  return {grad_z * var * (mean + z) * -0.5f, grad_z * var};
 }
 
 // From natural adjoints back to one expert's mean and log-variance.

@@ -50,8 +50,9 @@ template <class T>
 struct ReparameterizeBackward {
   const T* grad_z;  // [K, B, D]
   const T* z;       // [K, B, D]
-  Rows<const T> mu;
+  Rows<const T> mu, logvar;
   int64_t rows, dim, samples;
+  uint64_t seed;
   T* grad_mu;      // [B, D]
   T* grad_logvar;  // [B, D]
 };
@@ -97,6 +98,7 @@ struct PoEBackward {
   ExpertGrads<T> out;
   // what follows is for poe_sample_kl alone
   int64_t samples;
+  uint64_t seed;
   const T* z;        // [K, B, D]
   const T* grad_z;   // [K, B, D] or nullptr = 0
   const T* grad_kl;  // [B] or nullptr = 0
@@ -130,6 +132,7 @@ struct MoPoEBackward {
   Experts<T> experts;
   Lattice lattice;
   int64_t rows, dim;
+  uint64_t seed;
   const T* z;
   const int64_t* subset;
   const T* grad_z;   // or nullptr = 0

@@ -11,10 +11,10 @@ class ExpertArgs {
   ExpertArgs(const Check& check, const Tensors& mu, const Tensors& logvar, const OptTensor& mask) : mask_(mask) {
     check.experts(mu, logvar, mask);
     const Tensor& one = mu[0];
-    stacked_ = mu.size() == 1 && one.dim() == 3;
-    count = static_cast<int>(stacked_ ? one.size(0) : static_cast<int64_t>(mu.size()));
-    rows = one.size(stacked_ ? 1 : 0);
-    dim = one.size(stacked_ ? 2 : 1);
+    stacked = mu.size() == 1 && one.dim() == 3;
+    count = static_cast<int>(stacked ? one.size(0) : static_cast<int64_t>(mu.size()));
+    rows = one.size(stacked ? 1 : 0);
+    dim = one.size(stacked ? 2 : 1);
     dtype = one.scalar_type();
     keep(mu, mu_);
     keep(logvar, logvar_);
@@ -38,6 +38,7 @@ class ExpertArgs {
   int count;
   int64_t rows, dim;
   ScalarType dtype;
+  bool stacked;  // one tensor [M, B, D]
 
  private:
   void keep(const Tensors& from, Tensors& to) const {
@@ -49,13 +50,12 @@ class ExpertArgs {
   }
   template <class T>
   Rows<const T> rows_of(const Tensors& list, int m) const {
-    if (!stacked_) return {data<T>(list[m]), list[m].stride(0)};
+    if (!stacked) return {data<T>(list[m]), list[m].stride(0)};
     return {data<T>(list[0]) + m * list[0].stride(0), list[0].stride(1)};
   }
 
   Tensors mu_, logvar_;
   OptTensor mask_;
-  bool stacked_;
 };
 
 // Uninitialised gradients of experts: one tensor like each of mu, then one like each of logvar.
@@ -71,11 +71,10 @@ inline Tensors expert_grads(const Tensors& mu) {
 template <class T>
 ExpertGrads<T> grads_in(Tensors& grads, const ExpertArgs& args) {
   ExpertGrads<T> view;
-  const bool stacked = grads.size() == 2 && args.count != 1;
   const int64_t step = args.rows * args.dim;
   for (int m = 0; m < args.count; ++m) {
-    T* mu = stacked ? data<T>(grads[0]) + m * step : data<T>(grads[m]);
-    T* logvar = stacked ? data<T>(grads[1]) + m * step : data<T>(grads[args.count + m]);
+    T* mu = args.stacked ? data<T>(grads[0]) + m * step : data<T>(grads[m]);
+    T* logvar = args.stacked ? data<T>(grads[1]) + m * step : data<T>(grads[args.count + m]);
     view.mu[m] = {mu, args.dim};
     view.logvar[m] = {logvar, args.dim};
   }

@@ -32,5 +32,8 @@ STABLE_TORCH_LIBRARY(mmvae_fast, m) {
 PyMODINIT_FUNC PyInit__C(void) {
   static struct PyModuleDef module = {
       PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
-  return PyModule_Create(&module);
+  PyObject* self = PyModule_Create(&module);
+  // Counted up with every change of a schema: a library from before it must not be called by Python from after it.
+  if (self != nullptr) PyModule_AddIntConstant(self, "OPS_VERSION", 1);
+  return self;
 }

@@ -17,16 +17,17 @@ class LatticeOf {
       check.fail("got ", experts, " experts, expected at most 16 when all 2**M - 1 subsets are used; pass subsets=");
     place_ = static_cast<PriorPlace>(prior);
     full_ = (int64_t{1} << experts) - 1;
-    add_root();
+    Numbers numbers;
+    add_root(numbers);
     if (subsets.has_value()) {
       if (subsets->empty()) check.fail("subsets is [], expected a non-empty list of bitmasks");
       for (const int64_t s : *subsets) {
         if (s <= 0 || s > full_)
           check.fail("subsets holds ", s, ", expected bitmasks from 1 to ", full_, " for ", experts, " experts");
-        list(check, s);
+        list(check, s, numbers);
       }
     } else {
-      for (int64_t s = 1; s <= full_; ++s) list(check, s);
+      for (int64_t s = 1; s <= full_; ++s) list(check, s, numbers);
     }
   }
 
@@ -42,32 +43,34 @@ class LatticeOf {
   }
 
  private:
-  void add_root() {
+  using Numbers = std::unordered_map<int64_t, int32_t>;  // node of each subset met so far
+
+  void add_root(Numbers& numbers) {
     bits_.push_back(0);
     parent_.push_back(0);
     expert_.push_back(0);
     is_listed_.push_back(0);
     has_prior_.push_back(0);
-    number_[0] = 0;
+    numbers[0] = 0;
   }
 
-  int32_t node_for(int64_t subset) {
-    const auto found = number_.find(subset);
-    if (found != number_.end()) return found->second;
+  int32_t node_for(int64_t subset, Numbers& numbers) {
+    const auto found = numbers.find(subset);
+    if (found != numbers.end()) return found->second;
     const int highest = 63 - __builtin_clzll(static_cast<unsigned long long>(subset));
-    const int32_t parent = node_for(subset & ~(int64_t{1} << highest));
+    const int32_t parent = node_for(subset & ~(int64_t{1} << highest), numbers);
     const int32_t node = static_cast<int32_t>(bits_.size());
     bits_.push_back(subset);
     parent_.push_back(parent);
     expert_.push_back(highest);
     is_listed_.push_back(0);
     has_prior_.push_back(place_ == PriorPlace::all || (place_ == PriorPlace::full && subset == full_));
-    number_[subset] = node;
+    numbers[subset] = node;
     return node;
   }
 
-  void list(const Check& check, int64_t subset) {
-    const int32_t node = node_for(subset);
+  void list(const Check& check, int64_t subset, Numbers& numbers) {
+    const int32_t node = node_for(subset, numbers);
     if (is_listed_[node]) check.fail("subsets names ", subset, " twice");
     is_listed_[node] = 1;
     node_.push_back(node);
@@ -78,7 +81,6 @@ class LatticeOf {
   std::vector<int64_t> bits_;
   std::vector<int32_t> parent_, expert_, node_;
   std::vector<uint8_t> is_listed_, has_prior_;
-  std::unordered_map<int64_t, int32_t> number_;
 };
 
 // A training loop asks for the same lattice every step: the last one is kept, per thread.
@@ -123,10 +125,10 @@ static std::tuple<Tensor, Tensor, Tensor> mopoe_sample_kl(const Tensors& mu, con
 
 static Tensors mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_kl, const Tensors& mu,
                                         const Tensors& logvar, const OptTensor& mask, const Subsets& subsets,
-                                        int64_t prior, const Tensor& z, const Tensor& subset,
-                                        const Tensor& /*seed: CUDA's way*/) {
+                                        int64_t prior, const Tensor& z, const Tensor& subset, const Tensor& seed) {
   const Check check("mopoe_sample_kl_backward");
   const ExpertArgs experts(check, mu, logvar, mask);
+  check.seed(seed);
   const auto lattice = lattice_for(check, experts.count, subsets, prior);
   check.shaped("z", z, experts.joint_shape(), experts.dtype);
   check.shaped("grad_z", grad_z, experts.joint_shape(), experts.dtype);
@@ -135,20 +137,18 @@ static Tensors mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor
   const OptTensor gz = dense(grad_z), gk = dense(grad_kl);
   const Tensor sample = dense(z), chosen = dense(subset);
   const Lattice view = lattice->view();
-  for (int64_t r = 0; r < experts.rows; ++r)
-    if (data<int64_t>(chosen)[r] >= view.listed) check.fail("subset holds ", data<int64_t>(chosen)[r]);
+  for (int64_t r = 0; r < experts.rows; ++r) {
+    const int64_t s = data<int64_t>(chosen)[r];
+    if (s < -1 || s >= view.listed) check.fail("subset holds ", s, ", expected -1 to ", view.listed - 1);
+  }
   Tensors out = expert_grads(mu);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const MoPoEBackward<T> args{experts.as<T>(),
-                                view,
-                                experts.rows,
-                                experts.dim,
-                                data<T>(sample),
-                                data<int64_t>(chosen),
-                                data<T>(gz),
-                                data<T>(gk),
-                                grads_in<T>(out, experts)};
+    const MoPoEBackward<T> args{experts.as<T>(),       view,
+                                experts.rows,          experts.dim,
+                                seed_of(seed),         data<T>(sample),
+                                data<int64_t>(chosen), data<T>(gz),
+                                data<T>(gk),           grads_in<T>(out, experts)};
     parallel_rows(experts.rows, experts.dim * (experts.count + view.nodes) * 2,
                   [&](int64_t b, int64_t e) { table<T>().mopoe_sample_kl_backward(args, b, e); });
   });

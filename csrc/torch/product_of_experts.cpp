@@ -42,11 +42,11 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> poe_sample_kl(const Tensors& m
   return {z, joint_mu, joint_logvar, kl};
 }
 
-// The gradients of (z, kl) are absent for product_of_experts.
+// Without z (and its seed): product_of_experts.
 static Tensors backward(const Check& check, const OptTensor& grad_z, const OptTensor& grad_mu,
                         const OptTensor& grad_logvar, const OptTensor& grad_kl, const Tensors& mu,
                         const Tensors& logvar, const OptTensor& mask, const OptTensor& z, const Tensor& joint_mu,
-                        const Tensor& joint_logvar) {
+                        const Tensor& joint_logvar, const OptTensor& seed) {
   const ExpertArgs experts(check, mu, logvar, mask);
   const Shape joint = experts.joint_shape();
   check.shaped("joint_mu", joint_mu, joint, experts.dtype);
@@ -56,6 +56,7 @@ static Tensors backward(const Check& check, const OptTensor& grad_z, const OptTe
   check.shaped("grad_kl", grad_kl, {experts.rows}, experts.dtype);
   int64_t samples = 0;
   if (z.has_value()) {
+    check.seed(*seed);
     samples = z->dim() == 2 ? 1 : z->size(0);
     check.shaped("z", z, z->dim() == 2 ? joint : sampled(samples, joint), experts.dtype);
     check.shaped("grad_z", grad_z, shape_of(*z), experts.dtype);
@@ -66,9 +67,13 @@ static Tensors backward(const Check& check, const OptTensor& grad_z, const OptTe
   Tensors out = expert_grads(mu);
   for_type(experts.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const PoEBackward<T> args{experts.as<T>(), experts.rows,    experts.dim, data<T>(jm),
-                              data<T>(jl),     data<T>(gm),     data<T>(gl), grads_in<T>(out, experts),
-                              samples,         data<T>(sample), data<T>(gz), data<T>(gk)};
+    const PoEBackward<T> args{experts.as<T>(), experts.rows,
+                              experts.dim,     data<T>(jm),
+                              data<T>(jl),     data<T>(gm),
+                              data<T>(gl),     grads_in<T>(out, experts),
+                              samples,         z.has_value() ? seed_of(*seed) : 0,
+                              data<T>(sample), data<T>(gz),
+                              data<T>(gk)};
     parallel_rows(experts.rows, experts.dim * (experts.count + samples + 1),
                   [&](int64_t b, int64_t e) { table<T>().poe_backward(args, b, e); });
   });
@@ -79,15 +84,15 @@ static Tensors product_of_experts_backward(const OptTensor& grad_mu, const OptTe
                                            const Tensors& logvar, const OptTensor& mask, const Tensor& joint_mu,
                                            const Tensor& joint_logvar) {
   return backward(Check("product_of_experts_backward"), std::nullopt, grad_mu, grad_logvar, std::nullopt, mu, logvar,
-                  mask, std::nullopt, joint_mu, joint_logvar);
+                  mask, std::nullopt, joint_mu, joint_logvar, std::nullopt);
 }
 
 static Tensors poe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_mu, const OptTensor& grad_logvar,
                                       const OptTensor& grad_kl, const Tensors& mu, const Tensors& logvar,
                                       const OptTensor& mask, const Tensor& z, const Tensor& joint_mu,
-                                      const Tensor& joint_logvar, const Tensor& /*seed: CUDA's way*/) {
+                                      const Tensor& joint_logvar, const Tensor& seed) {
   return backward(Check("poe_sample_kl_backward"), grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z, joint_mu,
-                  joint_logvar);
+                  joint_logvar, seed);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mmvae_fast, CPU, m) {

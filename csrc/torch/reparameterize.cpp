@@ -22,21 +22,22 @@ static Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tenso
 }
 
 static std::tuple<Tensor, Tensor> reparameterize_backward(const Tensor& grad_z, const Tensor& z, const Tensor& mu,
-                                                          const Tensor& logvar, const Tensor& /*seed: CUDA's way*/) {
+                                                          const Tensor& logvar, const Tensor& seed) {
   const Check check("reparameterize_backward");
   check.gaussian(mu, logvar);
+  check.seed(seed);
   const int64_t dim = mu.size(mu.dim() - 1);
   const int64_t rows = dim == 0 ? 0 : mu.numel() / dim;
   const int64_t samples = z.dim() == mu.dim() ? 1 : z.size(0);
   check.shaped("grad_z", grad_z, shape_of(z), mu.scalar_type());
   check.shaped("z", z, z.dim() == mu.dim() ? shape_of(mu) : sampled(samples, shape_of(mu)), mu.scalar_type());
-  const RowsOf m(mu);
+  const RowsOf m(mu), lv(logvar);
   const Tensor g = dense(grad_z), sample = dense(z);
   Tensor grad_mu = empty(shape_of(mu), mu.scalar_type(), mu), grad_logvar = empty(shape_of(mu), mu.scalar_type(), mu);
   for_type(mu.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const ReparameterizeBackward<T> args{data<T>(g), data<T>(sample), m.as<T>(),        rows,
-                                         dim,        samples,         data<T>(grad_mu), data<T>(grad_logvar)};
+    const ReparameterizeBackward<T> args{data<T>(g), data<T>(sample), m.as<T>(),        lv.as<T>(),          rows, dim,
+                                         samples,    seed_of(seed),   data<T>(grad_mu), data<T>(grad_logvar)};
     parallel_rows(rows, dim * samples, [&](int64_t b, int64_t e) { table<T>().reparameterize_backward(args, b, e); });
   });
   return {grad_mu, grad_logvar};

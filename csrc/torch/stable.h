@@ -34,7 +34,7 @@ inline Shape shape_of(const Tensor& t) {
 
 // A new contiguous tensor of `like`'s device; the C shim costs a third of a dispatcher call.
 inline Tensor empty(const Shape& shape, ScalarType dtype, const Tensor& like) {
-  int64_t strides[8];
+  std::vector<int64_t> strides(shape.size());
   int64_t step = 1;
   for (int i = static_cast<int>(shape.size()) - 1; i >= 0; --i) {
     strides[i] = step;
@@ -43,7 +43,7 @@ inline Tensor empty(const Shape& shape, ScalarType dtype, const Tensor& like) {
   const auto device = like.device();
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(shape.size()), shape.data(), strides,
+      static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())), device.index(), &handle));
   return Tensor(handle);

@@ -104,6 +104,7 @@ def test_seeds():
     assert torch.equal(
         functional.reparameterize(mu, mu, seed=2**64 - 1), functional.reparameterize(mu, mu, seed=torch.tensor([-1]))
     )
+    assert torch.equal(functional.reparameterize(mu, mu, seed=np.int64(7)), functional.reparameterize(mu, mu, seed=7))
     with pytest.raises(ValueError, match="64 bits"):
         functional.reparameterize(mu, mu, seed=2**64)
     with pytest.raises(TypeError, match="float"):

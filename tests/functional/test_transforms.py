@@ -86,6 +86,31 @@ def test_compile_fullgraph(fn):
 
 
 @needs_kernels
+@pytest.mark.parametrize("fn", ["product_of_experts", "poe_sample_kl", "mopoe_sample_kl"])
+@pytest.mark.parametrize("inputs", ["stacked", "stacked without gradients", "one expert", "tied", "no mask"])
+def test_compile_takes_every_form_of_experts(fn, inputs):
+    torch._dynamo.reset()
+    experts = make_experts(3, 6, 10, layout="stacked" if "stacked" in inputs else "list")
+    mu, logvar = experts.mu, experts.logvar
+    if inputs == "stacked without gradients":
+        mu, logvar = mu.detach(), logvar.detach()
+    elif inputs == "one expert":
+        mu, logvar = mu[:1], logvar[:1]
+    elif inputs == "tied":  # one learned variance, and one expert twice
+        mu, logvar = [mu[0], mu[1], mu[0]], [logvar[0]] * 3
+    call = getattr(functional, fn)
+    options = {} if fn == "product_of_experts" else {"seed": SEED}
+    outputs = torch.compile(call, fullgraph=True, backend="aot_eager")(mu, logvar, **options)
+    expected = call(mu, logvar, **options)
+    for a, e in zip(outputs[:2], expected[:2], strict=True):
+        assert_close(a, e, 1e-6)
+    leaves = list({id(t): t for t in [*mu, *logvar]}.values()) if isinstance(mu, list) else [mu, logvar]
+    if leaves[0].requires_grad:
+        for a, e in zip(gradients(outputs[:2], leaves), gradients(expected[:2], leaves), strict=True):
+            assert_close(a, e, 1e-6)
+
+
+@needs_kernels
 def test_inductor_draws_fresh_reproducible_noise():
     torch._dynamo.reset()
     mu = torch.zeros(4, 8)
@@ -117,6 +142,30 @@ def test_export(fn):
         args = (more.mu, more.logvar, more.mask)
         for a, e in zip(exported.module()(*args), Fusion()(*args), strict=True):
             assert_close(a, e, 1e-6)
+
+
+@needs_kernels
+@pytest.mark.parametrize("fn", ["poe_sample_kl", "mopoe_sample_kl"])
+def test_a_module_exported_for_training_trains(fn):
+    """Exported ops have no autograd; exported in grad mode, the twin stands in, and gradients arrive."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.Linear(6, 8)
+
+        def forward(self, x):
+            mu, logvar = self.encoder(x).chunk(2, -1)
+            out = getattr(functional, fn)([mu, mu + 1], [logvar, logvar], seed=5)
+            return out.z, out.kl
+
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(3, 6)
+    exported = torch.export.export(model, (x,)).module()
+    parameters, originals = list(exported.parameters()), list(model.parameters())
+    outputs, expected = exported(x), model(x)
+    for a, e in zip(gradients(outputs, parameters), gradients(expected, originals), strict=True):
+        assert_close(a, e, 1e-5)
 
 
 @pytest.mark.parametrize("fn", FUNCTIONS)

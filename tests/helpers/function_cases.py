@@ -34,7 +34,3 @@ def gradients(outputs: tuple[Tensor, ...], inputs: list[Tensor], seed: int = 1) 
         weight = torch.randn(out.shape, generator=g, dtype=torch.float64)
         total = total + (out.double() * weight).sum()
     return list(torch.autograd.grad(total, inputs))
-
-
-def each_expert(tensors: list[Tensor] | Tensor) -> list[Tensor]:
-    return list(tensors.unbind(0)) if isinstance(tensors, Tensor) else list(tensors)

@@ -151,6 +151,14 @@ static MMVAE_INLINE f64v log(f64v x) {
   return x == x ? result : x;
 }
 
+// log2 x to within 0.09, x >= 0: the bit pattern of a floating-point number is nearly its logarithm.
+template <class V>
+static MMVAE_INLINE V rough_log2(V x) {
+  using C = Constants<Element<V>>;
+  constexpr Element<V> one = static_cast<Element<V>>(typename Simd<Element<V>>::Int{1} << C::mantissa_bits);
+  return __builtin_convertvector(bits<IntOf<V>>(x), V) * (1 / one) - static_cast<Element<V>>(C::exponent_bias);
+}
+
 template <class V>
 struct SinCos {
   V sin, cos;

@@ -22,14 +22,17 @@ constexpr T kSafe = sizeof(T) == 4 ? 36 : 300;
 struct Available {
   const Lattice& lattice;
   int64_t observed = -1;
-  int nodes = 0, listed = 0;
-  int32_t* node;   // usable nodes, parents first, without the root
-  int32_t* index;  // usable listed subsets in the caller's order
+  int64_t lone = 0;  // experts that are a listed subset by themselves, without the prior
+  int nodes = 0, listed = 0, joint = 0;
+  int32_t* node;        // usable nodes, parents first, without the root
+  int32_t* index;       // usable listed subsets in the caller's order
+  int32_t* joint_node;  // the nodes of those that are not lone
 
   explicit Available(const Lattice& l) : lattice(l) {
-    node = static_cast<int32_t*>(malloc(sizeof(int32_t) * (l.nodes + l.listed)));
+    node = static_cast<int32_t*>(malloc(sizeof(int32_t) * (l.nodes + 2 * l.listed)));
     if (node == nullptr) throw std::bad_alloc();
     index = node + l.nodes;
+    joint_node = index + l.listed;
   }
   ~Available() { free(node); }
   Available(const Available&) = delete;
@@ -41,12 +44,24 @@ struct Available {
     for (int m = 0; m < row.count; ++m) now |= int64_t{1} << row.expert[m];
     if (now == observed) return;
     observed = now;
-    nodes = listed = 0;
+    nodes = listed = joint = 0;
     for (int i = 1; i < lattice.nodes; ++i)
       if ((lattice.bits[i] & ~now) == 0) node[nodes++] = i;
-    for (int s = 0; s < lattice.listed; ++s)
-      if ((lattice.bits[lattice.node[s]] & ~now) == 0) index[listed++] = s;
+    lone = 0;
+    for (int s = 0; s < lattice.listed; ++s) {
+      const int at = lattice.node[s];
+      if ((lattice.bits[at] & ~now) != 0) continue;
+      index[listed++] = s;
+      if (is_lone(at)) {
+        lone |= lattice.bits[at];
+      } else {
+        joint_node[joint++] = at;
+      }
+    }
   }
+
+  // A subset of one expert: its posterior is that expert, whose own moments are more accurate than the sums'.
+  MMVAE_INLINE bool is_lone(int at) const { return lattice.parent[at] == 0 && !lattice.has_prior[at]; }
 };
 
 // Sums and adjoints of every node for one vector (or scalar) of dimensions.
@@ -72,8 +87,15 @@ struct NodeSums {
 
 template <class V>
 struct ExpertTerms {  // by expert number
-  V mu[kMaxExperts], precision[kMaxExperts];
+  V mu[kMaxExperts], logvar[kMaxExperts], precision[kMaxExperts];
 };
+
+// e^logvar - 1 - logvar without cancellation near 0.
+template <class V>
+static MMVAE_INLINE V excess_variance(V logvar) {
+  return exp_and_tail(logvar).minus_1_minus_x;
+}
+static MMVAE_INLINE double excess_variance(double logvar) { return ::expm1(logvar) - logvar; }
 
 template <class V>
 static MMVAE_INLINE void climb(const Available& row, const ExpertTerms<V>& x, NodeSums<V>& sums) {
@@ -89,23 +111,18 @@ static MMVAE_INLINE V precision_of(const Available& row, const NodeSums<V>& sums
   return row.lattice.has_prior[node] ? sums.precision[node] + 1 : sums.precision[node];
 }
 
-// Adds the adjoints of (mean KL, sample) to the nodes and hands them down to the experts.
+// The adjoint of the mean KL over all subsets but the lone ones, handed down the lattice to the experts' sums.
 template <class V>
-static MMVAE_INLINE void descend(const Available& row, NodeSums<V>& sums, V grad_mean_kl, int chosen, V grad_z, V z,
-                                 ExpertTerms<V>& adjoint) {
+static MMVAE_INLINE void descend(const Available& row, NodeSums<V>& sums, V grad_mean_kl, ExpertTerms<V>& adjoint) {
   const Lattice& l = row.lattice;
   for (int i = 0; i < row.nodes; ++i) {
     const int node = row.node[i];
     sums.adj_precision[node] = sums.adj_weighted_mean[node] = V{};
-    if (!l.is_listed[node]) continue;
+    if (!l.is_listed[node] || row.is_lone(node)) continue;
     const V var = 1 / precision_of(row, sums, node), mean = sums.weighted_mean[node] * var;
     const Natural<V> kl = natural_kl_adjoint(grad_mean_kl, mean, var);
     sums.adj_precision[node] = kl.precision;
     sums.adj_weighted_mean[node] = kl.weighted_mean;
-    if (node != chosen) continue;
-    const Natural<V> sample = natural_sample_adjoint(grad_z, z, mean, var);
-    sums.adj_precision[node] += sample.precision;
-    sums.adj_weighted_mean[node] += sample.weighted_mean;
   }
   sums.adj_precision[0] = sums.adj_weighted_mean[0] = V{};
   for (int i = row.nodes - 1; i >= 0; --i) {
@@ -114,6 +131,40 @@ static MMVAE_INLINE void descend(const Available& row, NodeSums<V>& sums, V grad
     sums.adj_weighted_mean[parent] += sums.adj_weighted_mean[node];
     adjoint.precision[m] += sums.adj_precision[node];
     adjoint.mu[m] += sums.adj_weighted_mean[node];
+  }
+}
+
+// The posterior z was drawn from.
+template <class V>
+struct Chosen {
+  int64_t members;  // 0: none
+  V mean, var;
+};
+
+// Calls f(expert, gradient) for every observed expert.
+template <class V, class T, class F>
+static MMVAE_INLINE void expert_gradients(const Available& usable, const Observed<T>& row, const ExpertTerms<V>& x,
+                                          NodeSums<V>& sums, V grad_mean_kl, const Chosen<V>& chosen, V grad_z,
+                                          V sd_eps, F f) {
+  ExpertTerms<V> adjoint;
+  for (int m = 0; m < row.count; ++m) adjoint.mu[row.expert[m]] = adjoint.precision[row.expert[m]] = V{};
+  descend(usable, sums, grad_mean_kl, adjoint);
+  for (int m = 0; m < row.count; ++m) {
+    const int e = row.expert[m];
+    Moments<V> g = natural_to_expert(x.precision[e], x.mu[e], adjoint.precision[e], adjoint.mu[e]);
+    if (usable.lone >> e & 1) {
+      const Moments<V> own = kl_adjoint(grad_mean_kl, x.mu[e], excess_variance(x.logvar[e]) + x.logvar[e]);
+      g.mu += own.mu;
+      g.logvar += own.logvar;
+    }
+    if (chosen.members >> e & 1) {
+      const Moments<V> sample = sample_adjoint(grad_z, sd_eps);
+      const Moments<V> own =
+          expert_adjoint(x.precision[e] * chosen.var, sample.mu, sample.logvar, x.mu[e], chosen.mean);
+      g.mu += own.mu;
+      g.logvar += own.logvar;
+    }
+    f(e, g);
   }
 }
 
@@ -126,6 +177,7 @@ static MMVAE_INLINE bool load_experts(const Observed<T>& row, int64_t i, int n, 
     const V logvar = load(row.logvar[m] + i, n);
     safe &= magnitude(logvar) <= splat<V>(kSafe<T>);
     x.mu[row.expert[m]] = load(row.mu[m] + i, n);
+    x.logvar[row.expert[m]] = logvar;
     x.precision[row.expert[m]] = exp(-logvar);
   }
   return all(safe);
@@ -135,7 +187,8 @@ template <class T>
 static void load_scalars(const Observed<T>& row, int64_t i, ExpertTerms<double>& x) {
   for (int m = 0; m < row.count; ++m) {
     x.mu[row.expert[m]] = static_cast<double>(row.mu[m][i]);
-    x.precision[row.expert[m]] = ::exp(-static_cast<double>(row.logvar[m][i]));
+    x.logvar[row.expert[m]] = static_cast<double>(row.logvar[m][i]);
+    x.precision[row.expert[m]] = ::exp(-x.logvar[row.expert[m]]);
   }
 }
 
@@ -170,7 +223,7 @@ static void mopoe_sample_kl(const MoPoE<T>& a, int64_t begin, int64_t end) {
         continue;
       }
       const int chosen = a.lattice.node[a.subset[r]];
-      V squares{};  // sum of mean^2 + var - 1 over subsets and dimensions
+      V squares{};  // sum of mean^2 + var - 1 (lone experts: - logvar) over subsets and dimensions
       LogProduct<V> precisions;
       double scalar_kl = 0;
       for_lanes<T>(d1 - d0, [&](int64_t i, int n) __attribute__((always_inline)) {
@@ -196,15 +249,20 @@ static void mopoe_sample_kl(const MoPoE<T>& a, int64_t begin, int64_t end) {
         climb(usable, x, sums);
         V tile_squares{};
         LogProduct<V> tile_precisions;
-        for (int s = 0; s < usable.listed; ++s) {
-          const int node = a.lattice.node[usable.index[s]];
+        for (int s = 0; s < usable.joint; ++s) {
+          const int node = usable.joint_node[s];
           const V t = precision_of(usable, sums, node);
           const V var = 1 / t, mean = sums.weighted_mean[node] * var;
           tile_squares += fma(mean, mean, var - 1);
           tile_precisions.multiply(first(t, n, 1));  // lanes past the end multiply by 1
           if (s % 64 == 63) tile_precisions.fold();
-          if (node == chosen) store(z + i, fma(square_root(var), load(eps + i), mean), n);
         }
+        for (int m = 0; m < row.count; ++m) {
+          const int e = row.expert[m];
+          if (usable.lone >> e & 1) tile_squares += fma(x.mu[e], x.mu[e], excess_variance(x.logvar[e]));
+        }
+        const V var = 1 / precision_of(usable, sums, chosen);
+        store(z + i, fma(square_root(var), load(eps + i), sums.weighted_mean[chosen] * var), n);
         squares += first(tile_squares, n);
         precisions.multiply(tile_precisions);
       });
@@ -221,51 +279,67 @@ static void mopoe_sample_kl_backward(const MoPoEBackward<T>& a, int64_t begin, i
   Available usable(a.lattice);
   NodeSums<V> sums(a.lattice.nodes);
   NodeSums<double> scalar_sums(a.lattice.nodes);
-  ExpertTerms<V> x, adjoint;
-  ExpertTerms<double> scalar_x, scalar_adjoint;
+  ExpertTerms<V> x;
+  ExpertTerms<double> scalar_x;
+  NoiseTile<T> noise;
   for (int64_t r = begin; r < end; ++r) {
-    const Observed<T> row(a.experts, r, 0);
-    usable.look_at(row);
+    usable.look_at(Observed<T>(a.experts, r, 0));
     for (int m = 0; m < a.experts.count; ++m) {
       if (usable.listed > 0 && (usable.observed >> m & 1)) continue;
       memset(a.out.mu[m].row(r), 0, a.dim * sizeof(T));
       memset(a.out.logvar[m].row(r), 0, a.dim * sizeof(T));
     }
     if (usable.listed == 0) continue;
-    const int chosen = a.lattice.node[a.subset[r]];
     const T grad_mean_kl = a.grad_kl == nullptr ? T(0) : a.grad_kl[r] / usable.listed;
-    for_lanes<T>(a.dim, [&](int64_t i, int n) __attribute__((always_inline)) {
-      const int64_t at = r * a.dim + i;
-      if (!load_experts(row, i, n, x)) {
-        for (int lane = 0; lane < n; ++lane) {
-          load_scalars(row, i + lane, scalar_x);
-          climb(usable, scalar_x, scalar_sums);
-          for (int m = 0; m < row.count; ++m)
-            scalar_adjoint.mu[row.expert[m]] = scalar_adjoint.precision[row.expert[m]] = 0;
-          descend(usable, scalar_sums, static_cast<double>(grad_mean_kl), chosen,
-                  a.grad_z == nullptr ? 0. : static_cast<double>(a.grad_z[at + lane]),
-                  static_cast<double>(a.z[at + lane]), scalar_adjoint);
-          for (int m = 0; m < row.count; ++m) {
-            const int e = row.expert[m];
-            Moments<double> g = natural_to_expert(scalar_x.precision[e], scalar_x.mu[e], scalar_adjoint.precision[e],
-                                                  scalar_adjoint.mu[e]);
-            if (scalar_x.precision[e] == 0) g = {0, 0};  // it said nothing
-            a.out.mu[e].row(r)[i + lane] = static_cast<T>(g.mu);
-            a.out.logvar[e].row(r)[i + lane] = static_cast<T>(g.logvar);
+    const int node = a.grad_z == nullptr || a.subset[r] < 0 ? 0 : a.lattice.node[a.subset[r]];
+    const int64_t members = a.lattice.bits[node];
+    for_runs(a.dim, [&](int64_t d, int64_t n) {
+      const Observed<T> row(a.experts, r, d);
+      bool drawn = false;
+      const auto redrawn = [&]() {  // this run's noise, drawn at most once
+        if (!drawn) noise.fill(r, r + 1, d, d + n, 0, a.seed);
+        drawn = true;
+        return noise.row(r);
+      };
+      for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const int64_t at = r * a.dim + d + i;
+        if (!load_experts(row, i, lanes, x)) {
+          for (int lane = 0; lane < lanes; ++lane) {
+            load_scalars(row, i + lane, scalar_x);
+            climb(usable, scalar_x, scalar_sums);
+            Chosen<double> chosen{members, 0, 0};
+            double grad_z = 0, sd_eps = 0;
+            if (members != 0) {
+              chosen.var = 1 / precision_of(usable, scalar_sums, node);
+              chosen.mean = scalar_sums.weighted_mean[node] * chosen.var;
+              grad_z = static_cast<double>(a.grad_z[at + lane]);
+              sd_eps = ::sqrt(chosen.var) * static_cast<double>(redrawn()[i + lane]);
+            }
+            expert_gradients(usable, row, scalar_x, scalar_sums, static_cast<double>(grad_mean_kl), chosen, grad_z,
+                             sd_eps, [&](int e, Moments<double> g) {
+                               if (scalar_x.precision[e] == 0) g = {0, 0};  // it said nothing
+                               a.out.mu[e].row(r)[d + i + lane] = static_cast<T>(g.mu);
+                               a.out.logvar[e].row(r)[d + i + lane] = static_cast<T>(g.logvar);
+                             });
           }
+          return;
         }
-        return;
-      }
-      climb(usable, x, sums);
-      for (int m = 0; m < row.count; ++m) adjoint.mu[row.expert[m]] = adjoint.precision[row.expert[m]] = V{};
-      descend(usable, sums, splat<V>(grad_mean_kl), chosen, a.grad_z == nullptr ? V{} : load(a.grad_z + at, n),
-              load(a.z + at, n), adjoint);
-      for (int m = 0; m < row.count; ++m) {
-        const int e = row.expert[m];
-        const Moments<V> g = natural_to_expert(x.precision[e], x.mu[e], adjoint.precision[e], adjoint.mu[e]);
-        store(a.out.mu[e].row(r) + i, g.mu, n);
-        store(a.out.logvar[e].row(r) + i, g.logvar, n);
-      }
+        climb(usable, x, sums);
+        Chosen<V> chosen{members, V{}, V{}};
+        V grad_z{}, sd_eps{};
+        if (members != 0) {
+          chosen.var = 1 / precision_of(usable, sums, node);
+          chosen.mean = sums.weighted_mean[node] * chosen.var;
+          grad_z = load(a.grad_z + at, lanes);
+          const auto lost = chosen.var < chosen.mean * chosen.mean * static_cast<T>(1. / (1 << 2 * kLostBits));
+          sd_eps = any(lost) ? square_root(chosen.var) * load(redrawn() + i) : load(a.z + at, lanes) - chosen.mean;
+        }
+        expert_gradients(usable, row, x, sums, splat<V>(grad_mean_kl), chosen, grad_z, sd_eps,
+                         [&](int e, const Moments<V>& g) __attribute__((always_inline)) {
+                           store(a.out.mu[e].row(r) + d + i, g.mu, lanes);
+                           store(a.out.logvar[e].row(r) + d + i, g.logvar, lanes);
+                         });
+      });
     });
   }
 }

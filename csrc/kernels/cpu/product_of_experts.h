@@ -4,9 +4,8 @@
 // Floor with M experts: 4 (2M + 2) bytes an element forward (3 with z), 4 (4M + 1) backward.
 #pragma once
 
-#include "../gaussian.h"
 #include "../kernels.h"
-#include "noise.h"
+#include "sample_backward.h"
 
 namespace mmvae {
 namespace MMVAE_ISA {
@@ -32,8 +31,6 @@ struct Observed {
 
 // Dimensions are taken in runs, and within a run expert after expert: a few long streams at a time, which caches and
 // prefetchers handle far better than twenty short ones whose addresses often share their low bits.
-constexpr int kRun = 512;
-
 template <class T>
 struct alignas(64) Run {
   T values[kRun];
@@ -78,11 +75,6 @@ static MMVAE_INLINE void product(const Observed<T>& row, bool prior, int64_t d, 
   });
 }
 
-template <class F>
-static MMVAE_INLINE void for_runs(int64_t dims, F f) {
-  for (int64_t d = 0; d < dims; d += kRun) f(d, d + kRun < dims ? kRun : dims - d);
-}
-
 template <class T>
 static void product_of_experts(const PoE<T>& a, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
@@ -104,6 +96,8 @@ static void poe_backward(const PoEBackward<T>& a, int64_t begin, int64_t end) {
   using V = Vec<T>;
   using C = Constants<T>;
   Run<T> grad_mu_run, grad_logvar_run;
+  const Samples<T> samples{a.grad_z, a.z, a.samples, a.rows, a.dim, a.seed};
+  NoiseTile<T> noise;
   for (int64_t r = begin; r < end; ++r) {
     const Observed<T> row(a.experts, r, 0);
     for (int m = 0, k = 0; m < a.experts.count; ++m) {
@@ -129,17 +123,12 @@ static void poe_backward(const PoEBackward<T>& a, int64_t begin, int64_t end) {
           grad_mu += g.mu;
           grad_logvar += g.logvar;
         }
-        if (a.grad_z != nullptr) {
-          for (int64_t k = 0; k < a.samples; ++k) {
-            const int64_t at_k = (k * a.rows + r) * a.dim + d + i;
-            const Moments<V> g = sample_adjoint(load(a.grad_z + at_k, lanes), load(a.z + at_k, lanes), mu);
-            grad_mu += g.mu;
-            grad_logvar += g.logvar;
-          }
-        }
         store(grad_mu_run.values + i, grad_mu);
         store(grad_logvar_run.values + i, grad_logvar);
       });
+      if (a.grad_z != nullptr)
+        sample_adjoints(samples, r, d, n, joint_mu, joint_logvar, noise, /*add=*/true, grad_mu_run.values,
+                        grad_logvar_run.values);
       for (int m = 0; m < row.count; ++m) {
         const T *mu = row.mu[m] + d, *logvar = row.logvar[m] + d;
         T *out_mu = a.out.mu[row.expert[m]].row(r) + d, *out_logvar = a.out.logvar[row.expert[m]].row(r) + d;

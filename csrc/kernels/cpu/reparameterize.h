@@ -1,12 +1,10 @@
 // z = mu + e^(logvar / 2) * eps.
 //
 // Floor: 12 bytes an element forward, 24 backward; what limits the forward is drawing the noise.
-// Backward recovers sd * eps as z - mu: cheaper here than drawing it again, and z is alive anyway.
 #pragma once
 
-#include "../gaussian.h"
 #include "../kernels.h"
-#include "noise.h"
+#include "sample_backward.h"
 
 namespace mmvae {
 namespace MMVAE_ISA {
@@ -31,19 +29,13 @@ static void reparameterize(const Reparameterize<T>& a, int64_t begin, int64_t en
 
 template <class T>
 static void reparameterize_backward(const ReparameterizeBackward<T>& a, int64_t begin, int64_t end) {
+  const Samples<T> samples{a.grad_z, a.z, a.samples, a.rows, a.dim, a.seed};
+  NoiseTile<T> noise;
   for (int64_t r = begin; r < end; ++r) {
-    const T* mu = a.mu.row(r);
-    for_lanes<T>(a.dim, [&](int64_t i, int n) __attribute__((always_inline)) {
-      Moments<Vec<T>> grad{};
-      const Vec<T> m = load(mu + i, n);
-      for (int64_t k = 0; k < a.samples; ++k) {
-        const int64_t at = (k * a.rows + r) * a.dim + i;
-        const Moments<Vec<T>> one = sample_adjoint(load(a.grad_z + at, n), load(a.z + at, n), m);
-        grad.mu += one.mu;
-        grad.logvar += one.logvar;
-      }
-      store(a.grad_mu + r * a.dim + i, grad.mu, n);
-      store(a.grad_logvar + r * a.dim + i, grad.logvar, n);
+    T *grad_mu = a.grad_mu + r * a.dim, *grad_logvar = a.grad_logvar + r * a.dim;
+    for_runs(a.dim, [&](int64_t d, int64_t n) {
+      sample_adjoints(samples, r, d, n, a.mu.row(r) + d, a.logvar.row(r) + d, noise, /*add=*/false, grad_mu + d,
+                      grad_logvar + d);
     });
   }
 }

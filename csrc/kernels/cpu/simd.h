@@ -240,6 +240,11 @@ static MMVAE_INLINE bool all(V mask) {
 }
 #endif
 
+template <class V>
+static MMVAE_INLINE bool any(V mask) {
+  return !all(~mask);
+}
+
 // --- four vectors of lanes 0..3 of each counter, into the order of the dimensions ------------------------------------
 
 template <bool high>
