@@ -25,21 +25,31 @@ py::array normals(const mmvae::Normals& args, bool with_samples) {
   return out;
 }
 
-py::array philox_normal(const py::int_& seed, int64_t rows, int64_t dim, const py::object& n_samples, int64_t stream,
-                        const std::string& dtype) {
-  const auto not_negative = [](const char* name, int64_t value) {
-    if (value < 0)
-      throw std::invalid_argument(std::string("philox_normal: ") + name + " is " + std::to_string(value) +
-                                  ", expected 0 or more");
-  };
-  not_negative("rows", rows);
-  not_negative("dim", dim);
-  not_negative("stream", stream);
-  const int64_t samples = n_samples.is_none() ? 1 : n_samples.cast<int64_t>();
-  not_negative("n_samples", samples);
-  // two's complement of any 64-bit seed, signed or not
-  const uint64_t bits = (seed & py::int_(py::cast(UINT64_MAX))).cast<uint64_t>();
-  const mmvae::Normals args{bits, rows, dim, samples, static_cast<uint32_t>(stream)};
+// A whole number within [low, high]; a clear error for anything else.
+int64_t whole(const char* name, const py::object& value, int64_t low, int64_t high) {
+  const std::string what = std::string("philox_normal: ") + name + " is " + py::repr(value).cast<std::string>();
+  if (!PyIndex_Check(value.ptr())) throw py::type_error(what + ", expected an int");
+  const py::int_ number = py::reinterpret_steal<py::int_>(PyNumber_Index(value.ptr()));
+  if (number < py::int_(low) || number > py::int_(high))
+    throw std::invalid_argument(what + ", expected " + std::to_string(low) + " to " + std::to_string(high));
+  return number.cast<int64_t>();
+}
+
+// The 64 bits of a seed given as a signed or unsigned number.
+uint64_t seed_bits(const py::object& seed) {
+  const py::int_ number = PyIndex_Check(seed.ptr()) ? py::reinterpret_steal<py::int_>(PyNumber_Index(seed.ptr()))
+                                                    : throw py::type_error("philox_normal: seed is not an int");
+  if (number < py::int_(INT64_MIN) || number > py::int_(UINT64_MAX))
+    throw std::invalid_argument("philox_normal: seed is " + py::repr(seed).cast<std::string>() + ", expected 64 bits");
+  return (number & py::int_(UINT64_MAX)).cast<uint64_t>();  // two's complement
+}
+
+py::array philox_normal(const py::object& seed, const py::object& rows, const py::object& dim,
+                        const py::object& n_samples, const py::object& stream, const std::string& dtype) {
+  constexpr int64_t words = UINT32_MAX;  // counters are 32 bits wide
+  const int64_t samples = n_samples.is_none() ? 1 : whole("n_samples", n_samples, 0, words);
+  const mmvae::Normals args{seed_bits(seed), whole("rows", rows, 0, words), whole("dim", dim, 0, 4 * words), samples,
+                            static_cast<uint32_t>(whole("stream", stream, 0, words))};
   if (dtype == "float32") return normals<float>(args, !n_samples.is_none());
   if (dtype == "float64") return normals<double>(args, !n_samples.is_none());
   throw std::invalid_argument("philox_normal: dtype is '" + dtype + "', expected 'float32' or 'float64'");

@@ -113,6 +113,23 @@ def test_seeds():
         functional.reparameterize(mu, mu, seed=torch.zeros(2, dtype=torch.int64))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"n_samples": 2.0}, "n_samples is 2.0, expected an int"),
+        ({"rows": -1}, "rows is -1, expected 0 to 4294967295"),
+        ({"stream": 2**32}, "stream is 4294967296, expected 0 to"),
+        ({"seed": 2**64}, "seed is 18446744073709551616, expected 64 bits"),
+        ({"seed": 1.5}, "seed is not an int"),
+        ({"dtype": "float16"}, "dtype is 'float16', expected 'float32' or 'float64'"),
+    ],
+)
+def test_native_bad_input(arguments, error):
+    with pytest.raises((ValueError, TypeError), match=error):
+        native.philox_normal(**{"seed": 1, "rows": 2, "dim": 3, **arguments})
+    assert native.philox_normal(np.int64(1), np.int32(2), 3).shape == (2, 3)
+
+
 N = 2**20
 
 
