@@ -85,13 +85,17 @@ def _distinct(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def _as_lists(fn: str, mu: Experts, logvar: Experts, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
     """What the ops take; kinds of things they could not even receive are refused here, the rest by the ops."""
-    stacked = isinstance(mu, Tensor)
-    if isinstance(logvar, Tensor if stacked else Sequence) and (stacked or len(mu) == len(logvar)):
-        mus, logvars = ([mu], [logvar]) if stacked else (list(mu), list(logvar))
-        device = mus[0].device
-        rest = [*mus, *logvars] if mask is None else [*mus, *logvars, mask]
-        if all(isinstance(t, Tensor) and t.device == device for t in rest) and mus[0].dim() == (3 if stacked else 2):
-            return mus, logvars
+    mus: list[Any]
+    logvars: list[Any]
+    if isinstance(mu, Tensor):
+        mus, logvars, rank = [mu], [logvar], 3
+    else:
+        mus, logvars, rank = list(mu), list(logvar) if isinstance(logvar, Sequence) else [], 2
+    device = mus[0].device
+    received = mus + logvars if mask is None else [*mus, *logvars, mask]
+    alike = all(isinstance(t, Tensor) and t.device == device for t in received)
+    if alike and len(mus) == len(logvars) and mus[0].dim() == rank:
+        return mus, logvars
     _checks.experts(fn, mu, logvar, mask)
     raise AssertionError("unreachable: the check above raises")
 

@@ -1,6 +1,7 @@
 import importlib.machinery
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,6 +111,59 @@ def test_ctrl_c_while_training_is_one_sentence_and_130(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def below_target(monkeypatch):
+    """A demo that is finished at once, with one figure too low; returns the settings it was called with."""
+    pytest.importorskip("rich")
+    from mmvae_fast.demo import report
+    from mmvae_fast.demo import run as demo
+
+    called = []
+
+    def run(out, settings, console):
+        called.append(settings)
+        figures = {**dict.fromkeys(report.FIGURES, 1.0), "text_to_image": 0.5}
+        onnx = {"worst": 1e-7, "without_torch_worst": 1e-7}
+        return demo.Result(out, settings, {"figures": figures, "onnx": onnx}, {"total": 1.0})
+
+    monkeypatch.setattr(demo, "run", run)
+    return called
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [([], 1), (["--seed", "3", "--threads", "2"], 1), (["--epochs", "2"], 0), (["--draws", "100"], 0)],
+)
+def test_a_missed_target_is_a_failure_of_the_default_recipe_only(below_target, args, code):
+    result = call("demo", *args)
+    assert result.exit_code == code
+    assert "Below target: text_to_image." in result.output
+    assert "report.html" in result.output
+
+
+def test_the_default_recipe_of_the_command_is_that_of_the_demo(below_target):
+    from mmvae_fast.demo.run import Settings
+
+    call("demo")
+    assert below_target == [Settings()]
+
+
+@pytest.mark.parametrize("name", ["[red]demo", ":smile:", "[/]"])
+def test_paths_are_printed_as_they_are(below_target, name):
+    assert f"\n  {Path(name) / 'report.html'}\n" in call("demo", "--out", name, "--epochs", "1").output
+
+
+def test_demo_refuses_folders_of_others_in_one_sentence(tmp_path):
+    pytest.importorskip("rich")
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "thesis.tex").write_text("mine")
+    result = call("demo", "--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "thesis.tex" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "onnx" / "thesis.tex").read_text() == "mine"
+
+
 # --- doctor -----------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +176,7 @@ def test_doctor_tells_versions_and_kernels():
     assert torch.__version__ in result.output
     (line,) = [line for line in result.output.splitlines() if line.startswith("kernels ")]
     assert ("loaded (" in line) == mmvae_fast.kernels_available()
+    assert result.output.splitlines()[-1] == "OK"
 
 
 def test_doctor_json():
@@ -129,6 +184,7 @@ def test_doctor_json():
     found = json.loads(result.output)
     assert result.exit_code == 0
     assert found["mmvae_fast"] == mmvae_fast.__version__
+    assert found["problems"] == []
     assert found["kernels"]["built"] == found["kernels"]["loaded"] == mmvae_fast.kernels_available()
     if found["native"]["loaded"]:
         assert found["native"]["cpu_capability"] in ("DEFAULT", "AVX2", "AVX512")
@@ -157,7 +213,67 @@ def test_doctor_repeats_the_load_error_and_exits_with_1(broken_kernels):
     assert "ImportError: _C.abi3.so: undefined symbol: aoti_torch_nothing" in result.output
     as_json = call("doctor", "--json")
     assert as_json.exit_code == 1
-    assert "undefined symbol" in json.loads(as_json.output)["kernels"]["error"]
+    found = json.loads(as_json.output)
+    assert "undefined symbol" in found["kernels"]["error"]
+    assert any("_C was built but does not load" in problem for problem in found["problems"])
+    assert all(f"problem: {problem}" in result.output.splitlines() for problem in found["problems"])
+    assert "OK" not in result.output.splitlines()
+
+
+def fits() -> dict:
+    """What examine() finds where all is well and everything was built."""
+    build = {"version": mmvae_fast.__version__, "built_with_torch": "2.13.0+cpu", "minimum_torch": "2.10"}
+    loaded = {"built": True, "loaded": True, "file": "/there.so", "error": None}
+    return {
+        "torch": {"version": "2.10.0", "installed": True, "error": None},
+        "kernels": dict(loaded),
+        "native": {**loaded, "build_info": build},
+    }
+
+
+NOT_BUILT = {"built": False, "loaded": False, "file": None, "error": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),
+        ({"kernels": NOT_BUILT, "native": NOT_BUILT}, None),  # a choice
+        ({"torch": {"version": None, "installed": False, "error": "No module"}}, None),  # a machine that only serves
+        ({"native": NOT_BUILT}, "mmvae_fast/_C was built for this Python but mmvae_fast/_native was not"),
+        (
+            {"torch": {"version": "2.9.1+cu128", "installed": True, "error": None}},
+            r"2\.9\.1\+cu128, expected 2\.10 or newer",
+        ),
+        ({"torch": {"version": "2.100.0", "installed": True, "error": None}}, None),
+        (
+            {"torch": {"version": None, "installed": True, "error": "OSError: libc10"}},
+            "does not import: OSError: libc10",
+        ),
+    ],
+)
+def test_doctor_says_what_does_not_fit(changes, problem):
+    problems = doctor._problems(**{**fits(), **changes})
+    assert len(problems) == (problem is not None)
+    assert problem is None or re.search(problem, problems[0])
+
+
+def test_doctor_notices_kernels_of_another_version():
+    found = fits()
+    found["native"]["build_info"]["version"] = "0.0.1"
+    (problem,) = doctor._problems(**found)
+    assert f"the kernels are of mmvae_fast 0.0.1, expected {mmvae_fast.__version__}" in problem
+
+
+@pytest.mark.skipif(not mmvae_fast.kernels_available(), reason="built without native kernels")
+def test_doctor_notices_kernels_of_other_sources():
+    """They load, but the package refuses them."""
+    code = "import mmvae_fast._C as c; c.OPS_VERSION = -1; from mmvae_fast.cli import main; main()"
+    process = command("-c", f"import torch; {code}", "doctor")
+    out, err = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "was built from other sources" in out.splitlines()[-1]
 
 
 def test_doctor_works_without_torch():
@@ -166,6 +282,7 @@ def test_doctor_works_without_torch():
     out, err = process.communicate()
     assert "Traceback" not in err
     assert any(line.startswith("torch ") and "missing" in line for line in out.splitlines())
+    assert process.returncode == mmvae_fast.kernels_available()  # without kernels, it is a machine that only serves
 
 
 def test_doctor_compares_extras_with_what_is_installed(monkeypatch):
@@ -184,9 +301,11 @@ def test_doctor_compares_extras_with_what_is_installed(monkeypatch):
     )
     extras = doctor._extras()
     assert [p["package"] for p in extras["runtime"]] == ["numpy", "surely-not-there"]
-    assert extras["runtime"][0]["fits"] is not False
+    assert extras["runtime"][0]["fits"] is True
     assert extras["runtime"][1]["found"] is None
-    assert extras["future"][0]["fits"] is not True
+    assert extras["future"][0]["fits"] is False
     assert "all" not in extras
-    text = call("doctor").output
-    assert "surely-not-there MISSING" in text
+    result = call("doctor")
+    assert "surely-not-there MISSING" in result.output
+    assert "(WANTED >=999)" in result.output
+    assert result.exit_code == 0  # extras are a choice

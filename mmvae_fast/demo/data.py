@@ -8,7 +8,7 @@ turned into a log-mel picture by the path a recording would take.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,9 +34,14 @@ SAMPLE_RATE = 8000
 TONE_SAMPLES = 4000  # half a second
 
 N_MELS, N_FRAMES = 16, 16
-_FFT, _HOP = 512, 256  # 64 ms windows tell the nearest two keys (73 Hz apart) from each other
-_BAND = (500.0, 1700.0)  # Hz; holds all seven frequencies
-_FLOOR_DB, _CEILING_DB = -40.0, 20.0  # mapped to 0 and 1
+_PICTURE: dict[str, Any] = {
+    "n_fft": 512,  # 64 ms windows tell the nearest two keys (73 Hz apart) from each other
+    "hop_length": 256,
+    "fmin": 500.0,  # Hz; from here to fmax lie all seven frequencies
+    "fmax": 1700.0,
+    "floor_db": -40.0,
+    "ceiling_db": 20.0,
+}
 
 N_TEST, N_VALIDATION = 360, 137
 _SPLIT_SEED = 0  # the same images are held out whatever the seed of the demo
@@ -67,13 +72,9 @@ def tone(digit: int, rng: np.random.Generator) -> np.ndarray:
 
 def log_mel(waves: np.ndarray) -> np.ndarray:
     """Waveforms [B, TONE_SAMPLES] as log-mel pictures [B, N_MELS, N_FRAMES] float32 in [0, 1] (-40 to 20 dB)."""
-    librosa = require("librosa", extra="audio")
-    power = librosa.feature.melspectrogram(
-        y=waves, sr=SAMPLE_RATE, n_fft=_FFT, hop_length=_HOP, n_mels=N_MELS, fmin=_BAND[0], fmax=_BAND[1], norm=None
-    )
-    decibel = 10 * np.log10(np.maximum(power / _FFT, 10 ** (_FLOOR_DB / 10)))
-    scaled = (decibel - _FLOOR_DB) / (_CEILING_DB - _FLOOR_DB)
-    return np.clip(scaled, 0.0, 1.0).astype(np.float32)
+    from mmvae_fast.modalities import audio
+
+    return audio.log_mel(waves, sample_rate=SAMPLE_RATE, n_mels=N_MELS, **_PICTURE)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mmvae_fast.models import MultimodalVAE
 
 LATENT_DIM = 16
+_WRITTEN_FILES = (
+    "metrics.json", "timings.json", "training.png", "grid.png", "latent.png", "samples.png", "report.html",
+)  # fmt: skip
 ONNX_LIMIT = 1e-4  # largest absolute difference from torch, of the bundle and of what it computes without torch
 
 
@@ -50,14 +53,26 @@ class Settings:
     def warmup_epochs(self) -> int:
         return self.epochs // 3
 
+    @property
+    def promises_targets(self) -> bool:
+        """Whether the targets must be reached: they were set for the default epochs and draws, whatever the seed."""
+        default = Settings()
+        return (self.epochs, self.draws) == (default.epochs, default.draws)
+
 
 @dataclass(frozen=True)
 class Result:
     """What a run found, and where it wrote it."""
 
     out: Path
+    settings: Settings
     metrics: dict[str, Any]
     timings: dict[str, float]
+
+    @property
+    def broken_promise(self) -> bool:
+        """A target was missed that this recipe must reach: something is wrong with code, packages or machine."""
+        return bool(self.missed) and self.settings.promises_targets
 
     @property
     def missed(self) -> list[str]:
@@ -69,27 +84,31 @@ def run(out: str | os.PathLike, settings: Settings | None = None, console: Conso
     """Do everything, and write it to the folder ``out``: ``checkpoint/``, ``onnx/``, ``metrics.json``,
     ``timings.json``, four PNGs and ``report.html``.
 
-    It is all built aside and put in place at the end, so an interrupted run leaves an earlier one as it was. Other
-    files in ``out`` are not touched.
+    It is all built aside and put in place at the end, so a run that fails or is interrupted leaves an earlier one as it
+    was. Other files in ``out`` are not touched.
 
     Raises:
+        NotADirectoryError: ``out`` is a file.
+        FileExistsError: what stands where the demo writes is not an earlier demo's; nothing was done yet.
         mmvae_fast.onnx.ExportVerificationError: the bundle, or what it computes without torch, is not the model.
         ImportError: a package is missing; names the extra.
     """
     out, settings = Path(out), settings or Settings()
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file, expected a folder to write the demo to")
+    _check_replaceable(out)
     steps = _Steps(console or require("rich.console", extra="cli").Console())
     existed = out.exists()
     try:
         with _files.temporary_sibling(out / "demo") as stage, _torch_threads(settings.threads):
             metrics = _run(stage, settings, steps)
+            _check_replaceable(out)  # somebody may have put something there meanwhile
             _publish(stage, out)
     except BaseException:
         if not existed:
             _remove_if_empty(out)
         raise
-    return Result(out, metrics, steps.seconds)
+    return Result(out, settings, metrics, steps.seconds)
 
 
 def _run(stage: Path, settings: Settings, steps: _Steps) -> dict[str, Any]:
@@ -289,13 +308,58 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _publish(stage: Path, out: Path) -> None:
-    """Move what was built into ``out``, each entry in one step; the report, which speaks of all the others, last."""
+    """Move what was built into ``out``, the report, which speaks of all the others, last; or leave ``out`` as it was.
+
+    What stands there steps aside into ``stage``, which its owner removes.
+    """
+    names = sorted((path.name for path in stage.iterdir()), key="report.html".__eq__)
     out.mkdir(parents=True, exist_ok=True)
-    for source in sorted(stage.iterdir(), key=lambda path: path.name == "report.html"):
-        if source.is_dir():
-            _files.replace_folder(source, out / source.name)
-        else:
-            os.replace(source, out / source.name)
+    old = stage / "replaced"
+    old.mkdir()
+    try:
+        for name in names:
+            if (out / name).exists():
+                os.rename(out / name, old / name)
+            os.rename(stage / name, out / name)
+    except BaseException:
+        for name in names:
+            if not (stage / name).exists():
+                os.rename(out / name, stage / name)
+            if (old / name).exists():
+                os.rename(old / name, out / name)
+        raise
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse to replace anything but what an earlier demo wrote: people call their own folders checkpoint and onnx."""
+    for name, is_ours in (("checkpoint", _is_checkpoint), ("onnx", _is_bundle)):
+        _files.check_replaceable(out / name, is_ours, f"the {name} folder of an earlier demo")
+    for name in _WRITTEN_FILES:
+        if (out / name).is_dir():
+            raise FileExistsError(f"{out / name} is a folder, expected a file of an earlier demo or nothing")
+
+
+def _is_bundle(folder: Path) -> bool:
+    from mmvae_fast.onnx import manifest
+
+    return manifest.is_bundle(folder) and any(
+        set(data.VOCABULARY) <= set(m.vocabulary or ()) for m in manifest.read(folder).modalities
+    )
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """What ``fit`` writes, of a model that knows the words of our captions."""
+    from mmvae_fast.models import checkpoint as models
+    from mmvae_fast.training import checkpoints as training
+
+    ours = {models.CONFIG, models.WEIGHTS, training.STATE.name, training.OPTIMIZER.name, training.HISTORY}
+    if not {path.name for path in folder.rglob("*") if not path.is_dir()} <= ours:
+        return False
+    try:
+        configs = [models.read_config(folder / part) for part in (training.BEST, training.LAST)]
+        return all(set(data.VOCABULARY) <= set(c["modalities"]["text"]["vocabulary"]) for c in configs)
+    except (ValueError, KeyError, TypeError):  # no model, or one of other modalities
+        return False
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -19,7 +19,8 @@ class Modality:
     """One kind of data: the shape of a sample, its likelihood p(x | z), and networks to and from the latent space.
 
     A plain description, not a module: models own the networks it makes, and it round-trips through JSON
-    (:meth:`config`, :meth:`from_config`). A subclass names its ``kind`` and the ``likelihoods`` that fit it.
+    (:meth:`config`, :meth:`from_config`). A subclass names its ``kind``, which nothing else has, and the
+    ``likelihoods`` that fit it.
 
     Args:
         shape: of one sample, without the batch dimension.
@@ -38,8 +39,15 @@ class Modality:
     dtype: torch.dtype = torch.float32
 
     def __init_subclass__(cls) -> None:
-        if cls.kind:
-            MODALITIES.setdefault(cls.kind, cls)
+        kind = cls.__dict__.get("kind")
+        if not kind:
+            return  # an inherited kind is the parent's; see config()
+        known = MODALITIES.get(kind, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):  # else the cell ran again
+            raise ValueError(
+                f"{cls.__name__}: kind {kind!r} is that of {known.__module__}.{known.__qualname__} already"
+            )
+        MODALITIES[kind] = cls
 
     def __init__(
         self,
@@ -85,11 +93,13 @@ class Modality:
 
     def make_encoder(self, latent_dim: int) -> nn.Module:
         """A module x [B, *shape] -> (mu, logvar), each [B, latent_dim]; your own one if you gave one."""
-        return self.encoder or MLPEncoder(self.size, self.hidden, latent_dim)
+        return MLPEncoder(self.size, self.hidden, latent_dim) if self.encoder is None else self.encoder
 
     def make_decoder(self, latent_dim: int) -> nn.Module:
         """A module z [N, latent_dim] -> likelihood parameters [N, *param_shape]; your own one if you gave one."""
-        return self.decoder or MLPDecoder(latent_dim, self.hidden[::-1], self.param_shape)
+        if self.decoder is not None:
+            return self.decoder
+        return MLPDecoder(latent_dim, self.hidden[::-1], self.param_shape)
 
     def log_likelihood(self, x: Tensor, params: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x | params) in nats, summed over a sample: x [B, *shape], params [..., B, *param_shape] -> [..., B].
@@ -123,7 +133,16 @@ class Modality:
             raise ValueError(f"modality {name!r}: holds NaN or infinite values; mark such rows as missing with a mask")
 
     def config(self) -> dict[str, Any]:
-        """A JSON description from which :meth:`from_config` makes an equal modality."""
+        """A JSON description from which :meth:`from_config` makes an equal modality.
+
+        Raises:
+            TypeError: a class without a kind of its own, which would come back as another class.
+        """
+        if MODALITIES.get(self.kind) is not type(self):
+            raise TypeError(
+                f"{type(self).__name__} has no kind of its own (it would be loaded as a {self.kind!r} modality): set "
+                f"`kind = ...` in the class"
+            )
         return {
             "kind": self.kind,
             "shape": list(self.shape),
@@ -149,7 +168,7 @@ class Modality:
                 the description has none).
         """
         kind = config.get("kind") if isinstance(config, dict) else None
-        if kind not in MODALITIES:
+        if not isinstance(kind, str) or kind not in MODALITIES:
             raise ValueError(f"modality of kind {kind!r}, expected one of {sorted(MODALITIES)}")
         for role, network in (("encoder", encoder), ("decoder", decoder)):
             if bool(config.get(f"custom_{role}")) != (network is not None):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmvae_fast import _words
+from mmvae_fast._words import PAD, UNKNOWN
 from mmvae_fast.modalities.base import Modality, _common
 from mmvae_fast.modalities.networks import TokenEncoder
-
-PAD, UNKNOWN = "<pad>", "<unk>"
 
 
 class Text(Modality):
@@ -65,9 +65,9 @@ class Text(Modality):
         return (self.length, self.vocabulary_size)
 
     def make_encoder(self, latent_dim: int) -> nn.Module:
-        return self.encoder or TokenEncoder(
-            self.vocabulary_size, self.embedding_dim, self.length, self.hidden, latent_dim
-        )
+        if self.encoder is not None:
+            return self.encoder
+        return TokenEncoder(self.vocabulary_size, self.embedding_dim, self.length, self.hidden, latent_dim)
 
     def predict(self, params: Tensor) -> Tensor:
         """The most probable token at every position: logits [..., length, V] -> ids [..., length]."""
@@ -85,22 +85,12 @@ class Text(Modality):
         """Whitespace-separated words -> ids [B, length], padded with 0; unknown words become 1.
 
         Raises:
+            TypeError: not a list of strings.
             ValueError: a sentence of more than ``length`` words, unless ``truncate``; or no words to look up.
         """
         self._need_words("tokenize")
-        if isinstance(sentences, str):
-            raise TypeError("Text.tokenize: got one string, expected a list of sentences")
-        ids = torch.zeros(len(sentences), self.length, dtype=torch.int64)
-        for row, sentence in enumerate(sentences):
-            words = sentence.split()
-            if len(words) > self.length and not truncate:
-                raise ValueError(
-                    f"Text.tokenize: sentence {row} has {len(words)} words, expected at most {self.length} "
-                    "(or pass truncate=True)"
-                )
-            known = [self._ids.get(word, 1) for word in words[: self.length]]
-            ids[row, : len(known)] = torch.tensor(known, dtype=torch.int64)
-        return ids
+        ids = _words.tokenize(sentences, self._ids, self.length, truncate=truncate, where="Text.tokenize")
+        return torch.from_numpy(ids)
 
     def detokenize(self, ids: Tensor) -> list[str]:
         """Ids [B, length] -> sentences; padding is left out."""
@@ -108,7 +98,7 @@ class Text(Modality):
         if ids.dim() != 2:
             raise ValueError(f"Text.detokenize: got shape {list(ids.shape)}, expected [B, {self.length}]")
         self.check_values("ids", ids)
-        return [" ".join(words[i] for i in row if i) for row in ids.tolist()]
+        return _words.detokenize(ids.numpy(force=True), words)
 
     def _need_words(self, method: str) -> tuple[str, ...]:
         if self.words is None:

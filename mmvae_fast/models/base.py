@@ -136,6 +136,8 @@ class MultimodalVAE(nn.Module, ABC):
             raise TypeError(f"z is a {type(z).__name__}, expected a tensor [..., {self.latent_dim}]")
         if z.dim() < 1 or z.shape[-1] != self.latent_dim:
             raise ValueError(f"z has shape {list(z.shape)}, expected [..., {self.latent_dim}]")
+        if z.dtype != self.dtype and not (z.is_floating_point() and torch.is_autocast_enabled(z.device.type)):
+            raise TypeError(f"z is {z.dtype}, expected {self.dtype} like the model; convert it with z.to({self.dtype})")
         decoded = {name: self._decode(name, z) for name in self._names(to)}
         return decoded if params else {name: self.modalities[name].predict(p) for name, p in decoded.items()}
 
@@ -195,9 +197,13 @@ class MultimodalVAE(nn.Module, ABC):
                 raise ValueError(f"log_likelihood: {what} is {value!r}, expected 1 or more")
         checked = self._check(batch, mask)
         q = self.fuse(*self._experts(checked), checked.mask)
-        z = q.sample(n_samples, seed)
+        # The same z as q.sample, with its noise at hand: a peaked posterior's cannot be had back from z - mu
+        standard = torch.zeros_like(q.mu, dtype=torch.promote_types(q.mu.dtype, torch.float32))
+        eps = functional.reparameterize(standard, standard, n_samples, seed=seed)
+        z = q.mu + torch.exp(0.5 * q.logvar) * eps
         # log p(z) - log q(z): the constants of the two normal densities cancel
-        log_weights = 0.5 * (q.logvar + (z - q.mu).square() * torch.exp(-q.logvar) - z.square()).sum(-1)
+        log_weights = 0.5 * (q.logvar + eps.square() - z.square()).sum(-1)
+        z = z.to(q.mu.dtype)
         for name in checked.data:
             scores = [self._score(checked, name, part) for part in z.split(chunk)]
             log_weights = log_weights + torch.cat(scores)
@@ -211,15 +217,25 @@ class MultimodalVAE(nn.Module, ABC):
     def _experts(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """Run the encoder of every modality in the batch, once."""
         shape = (batch.rows, self.latent_dim)
-        absent = self._zero.new_zeros(shape) if len(batch.data) < len(self.modalities) else self._zero
-        mus, logvars = [], []
-        for name in self.modalities:
-            mu, logvar = absent, absent
-            if name in batch.data:
-                mu, logvar = _gaussian(name, self.encoders[name](batch.data[name]), shape)
-            mus.append(mu)
-            logvars.append(logvar)
-        return mus, logvars
+        present = {name: _gaussian(name, self._encode(name, x), shape) for name, x in batch.data.items()}
+        first, (like, _) = next(iter(present.items()))
+        for name, expert in present.items():
+            for what, value in zip(("mu", "logvar"), expert, strict=True):
+                if value.dtype != like.dtype:
+                    raise TypeError(
+                        f"modality {name!r}: its encoder returned {what} in {value.dtype}, expected {like.dtype} as "
+                        f"modality {first!r} has its mu"
+                    )
+        # not one tensor for all that is absent: torch.compile refuses functions that take the same one twice
+        experts = [present.get(name) or (like.new_zeros(shape), like.new_zeros(shape)) for name in self.modalities]
+        return [mu for mu, _ in experts], [logvar for _, logvar in experts]
+
+    def _encode(self, name: str, x: Tensor) -> Any:
+        try:
+            return self.encoders[name](x)
+        except IndexError:  # an embedding's way to refuse a token; what the values should be, the modality knows
+            self.modalities[name].check_values(name, x)
+            raise
 
     def _decode(self, name: str, z: Tensor) -> Tensor:
         """Likelihood parameters [..., *param_shape] of latents [..., D], whatever leads, in one call of the decoder."""
@@ -265,6 +281,7 @@ class MultimodalVAE(nn.Module, ABC):
             "schema_version": checkpoint.SCHEMA_VERSION,
             "model": type(self).__name__,
             "latent_dim": self.latent_dim,
+            "dtype": str(self.dtype).removeprefix("torch."),
             "modalities": {name: modality.config() for name, modality in self.modalities.items()},
             "options": self.options(),
         }
@@ -321,10 +338,11 @@ _RESERVED = {"mask"}  # training data carries its masks under this key
 def _check_modalities(modalities: Any) -> None:
     if not isinstance(modalities, Mapping) or not modalities:
         raise ValueError(f"modalities is {modalities!r}, expected a dict of at least one Modality by name")
+    taken = nn.ModuleDict()  # an instance: some of its attributes are not the class's
     for name, modality in modalities.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"modality name {name!r}: expected letters, digits, '_' and '-' only")
-        if name in _RESERVED or hasattr(nn.ModuleDict, name):
+        if name in _RESERVED or hasattr(taken, name):
             raise ValueError(f"modality name {name!r} is reserved, expected another one")
         if not isinstance(modality, Modality):
             raise TypeError(f"modality {name!r} is a {type(modality).__name__}, expected a Modality")

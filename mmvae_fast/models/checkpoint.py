@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from mmvae_fast._files import write_atomic
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 FORMAT = "mmvae_fast.model"
 SCHEMA_VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def save(model: MultimodalVAE, folder: str | os.PathLike) -> Path:
@@ -51,6 +53,7 @@ def load(
         model = model_class(modalities, config["latent_dim"], **config["options"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG}: does not describe a {config['model']}: {error}") from error
+    model.to(getattr(torch, config["dtype"]))
     load_weights(model, folder)
     return model
 
@@ -73,6 +76,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key, kind in (("model", str), ("latent_dim", int), ("modalities", dict), ("options", dict)):
         if not isinstance(config.get(key), kind):
             raise ValueError(f"{path}: {key} is {config.get(key)!r}, expected a {kind.__name__}")
+    if config.get("dtype") not in DTYPES:
+        raise ValueError(f"{path}: dtype is {config.get('dtype')!r}, expected one of {DTYPES}")
     return config
 
 

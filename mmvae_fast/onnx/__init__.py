@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mmvae_fast.onnx.export import ExportResult, decompositions, export_onnx
     from mmvae_fast.onnx.manifest import Manifest
     from mmvae_fast.onnx.noise import philox_normal
+    from mmvae_fast.onnx.report import Report
     from mmvae_fast.onnx.runtime import Posterior, Runtime
-    from mmvae_fast.onnx.verification import Report, verify
+    from mmvae_fast.onnx.verification import verify
 
 __all__ = [
     "BadDtype",
@@ -54,7 +55,7 @@ _HOME = {
     "ExportResult": "export",
     "Manifest": "manifest",
     "Posterior": "runtime",
-    "Report": "verification",
+    "Report": "report",
     "Runtime": "runtime",
     "decompositions": "export",
     "export_onnx": "export",

@@ -23,7 +23,8 @@ class InputError(ValueError):
 
 
 class MissingInput(InputError):
-    """Nothing to work on, or a modality that the mask calls observed and that was not given."""
+    """Nothing to work on: no inputs, or None in place of an array. (A modality that is not given is just missing, even
+    if the mask calls it observed.)"""
 
 
 class UnknownModality(InputError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from mmvae_fast import __version__, _ext, _files, _lazy, reference
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx import verification
-from mmvae_fast.onnx.errors import BundleError, ExportError
+from mmvae_fast.onnx.errors import ExportError
 from mmvae_fast.onnx.manifest import (
     FUSION_PART,
+    IO,
     Manifest,
     ModalitySpec,
     PartSpec,
@@ -32,6 +34,7 @@ from mmvae_fast.onnx.manifest import (
     decoder_part,
     encoder_part,
 )
+from mmvae_fast.onnx.report import Report
 
 if TYPE_CHECKING:
     from mmvae_fast.models import MultimodalVAE
@@ -48,7 +51,7 @@ class ExportResult:
 
     folder: Path
     manifest: Manifest
-    report: verification.Report | None
+    report: Report | None
     seconds: float
 
     @property
@@ -67,8 +70,8 @@ def export_onnx(
     """Export a trained model for serving with :class:`~mmvae_fast.onnx.Runtime` or any ONNX runtime.
 
     Works on a float32 CPU copy in evaluation mode; the model itself is not touched. The bundle is built and verified in
-    a temporary folder beside ``folder`` and renamed at the end: whatever goes wrong, or interrupts, leaves what was
-    there before.
+    a temporary folder and put in place at the end: whatever goes wrong, or interrupts, leaves what was there before. An
+    empty folder is filled, so it may be a mount point or where a process stands; an older bundle's is replaced.
 
     Args:
         model: any model of ``mmvae_fast.models``.
@@ -78,7 +81,8 @@ def export_onnx(
 
     Raises:
         TypeError, ValueError: not a model, or an opset out of range.
-        FileExistsError: ``folder`` exists and holds something, and ``overwrite`` is False or it is not a bundle.
+        FileExistsError: ``folder`` exists and holds something, and ``overwrite`` is False, or it is not a bundle, or it
+            is a mount point.
         ExportError: a part that cannot be expressed in ONNX; names it.
         ExportVerificationError: the bundle does not compute what the model does.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
@@ -93,14 +97,18 @@ def export_onnx(
     _files.recover_folder(folder)
     _check_target(folder, overwrite)
     twin = cpu_copy(model)
-    with _files.temporary_sibling(folder) as temp:
+    fill = folder.is_dir() and not any(folder.iterdir())
+    with _files.temporary_sibling(folder / "bundle" if fill else folder) as temp:
         manifest = _write_bundle(twin, temp, opset)
         report = None
         if verify:
             report = verification.compare(temp, twin)
             report.raise_if_failed()
-        _check_target(folder, overwrite)  # somebody may have put something there meanwhile
-        _files.replace_folder(temp, folder)
+        if fill:
+            _fill(folder, temp)
+        else:
+            _check_target(folder, overwrite)  # somebody may have put something there meanwhile
+            _files.replace_folder(temp, folder)
     return ExportResult(folder, manifest, report, time.perf_counter() - began)
 
 
@@ -159,16 +167,12 @@ def decompositions() -> dict[Any, Callable]:
 # --- the parts of a model ---------------------------------------------------------------------------------------------
 
 
-_Inputs = Mapping[str, tuple[torch.dtype, Sequence[int | str]]]
-
-
 @dataclass(frozen=True)
 class _Part:
-    """A module to export, an example of its inputs, and the names of everything. Dynamic dimensions are strings."""
+    """A module to export, and what it is to take and give."""
 
     module: nn.Module
-    inputs: _Inputs
-    outputs: tuple[str, ...]
+    io: IO
 
 
 class _Fusion(nn.Module):
@@ -196,27 +200,13 @@ class _Decoder(nn.Module):
         return params, self.predict(params) + 0  # a node of its own, even where the prediction is the parameters
 
 
-def _parts(model: MultimodalVAE) -> dict[str, _Part]:
-    latent, count, real = model.latent_dim, len(model.modalities), torch.float32
-    experts = (real, ("batch", count, latent))
-    parts = {
-        FUSION_PART: _Part(
-            _Fusion(model),
-            {
-                "mu": experts,
-                "logvar": experts,
-                "mask": (torch.bool, ("batch", count)),
-                "eps": (real, ("samples", "batch", latent)),
-            },
-            ("z", "joint_mu", "joint_logvar", "kl"),
-        )
-    }
-    z = {"z": (real, ("batch", latent))}
+def _parts(model: MultimodalVAE, modalities: Sequence[ModalitySpec]) -> dict[str, _Part]:
+    modules: dict[str, nn.Module] = {FUSION_PART: _Fusion(model)}
     for name, modality in model.modalities.items():
-        x: _Inputs = {"x": (modality.dtype, ("batch", *modality.shape))}
-        parts[encoder_part(name)] = _Part(model.encoders[name], x, ("mu", "logvar"))
-        parts[decoder_part(name)] = _Part(_Decoder(model.decoders[name], modality.predict), z, ("params", "prediction"))
-    return parts
+        modules[encoder_part(name)] = model.encoders[name]
+        modules[decoder_part(name)] = _Decoder(model.decoders[name], modality.predict)
+    io = manifests.expected_io(model.latent_dim, modalities)
+    return {name: _Part(module, io[name]) for name, module in modules.items()}
 
 
 # --- from a part to a file --------------------------------------------------------------------------------------------
@@ -228,10 +218,10 @@ def _program(name: str, part: _Part, opset: int) -> Any:
     """The part as an ``onnx_ir.Model``."""
     dims = {d: torch.export.Dim(d) for d in _EXAMPLE_SIZES}
     examples, dynamic = [], []
-    for dtype, shape in part.inputs.values():
-        size = [_EXAMPLE_SIZES[n] if isinstance(n, str) else n for n in shape]
-        examples.append(torch.zeros(size, dtype=dtype))
-        dynamic.append({i: dims[n] for i, n in enumerate(shape) if isinstance(n, str)})
+    for tensor in part.io.inputs:
+        size = [_EXAMPLE_SIZES[n] if isinstance(n, str) else n for n in tensor.shape]
+        examples.append(torch.zeros(size, dtype=getattr(torch, tensor.dtype)))
+        dynamic.append({i: dims[n] for i, n in enumerate(tensor.shape) if isinstance(n, str)})
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(part.module, tuple(examples), dynamic_shapes=tuple(dynamic))
@@ -240,8 +230,8 @@ def _program(name: str, part: _Part, opset: int) -> Any:
                 program = program.run_decompositions(native)
             exported = torch.onnx.export(
                 program,
-                input_names=list(part.inputs),
-                output_names=list(part.outputs),
+                input_names=[tensor.name for tensor in part.io.inputs],
+                output_names=[tensor.name for tensor in part.io.outputs],
                 dynamic_shapes=tuple(dynamic),  # once more, or the names of the dimensions are lost
                 opset_version=opset,
                 verbose=False,
@@ -336,16 +326,18 @@ def _save(program: Any, folder: Path, part: str) -> str:
 
 
 def _write_bundle(model: MultimodalVAE, folder: Path, opset: int) -> Manifest:
+    modalities = tuple(_modality_spec(name, m) for name, m in model.modalities.items())
     programs, parts = {}, {}
-    for name, part in _parts(model).items():
+    for name, part in _parts(model, modalities).items():
         programs[name] = program = _program(name, part, opset)
         _clean(name, program)
         parts[name] = PartSpec(_file(name), _specs(program.graph.inputs), _specs(program.graph.outputs))
-        _check_interface(name, part, parts[name], model)
+        if wrong := manifests.mismatch(parts[name].io, part.io):  # a custom network may return anything
+            raise ExportError(f"{name}: {wrong}")
     manifest = Manifest(
         model=type(model).__name__,
         latent_dim=model.latent_dim,
-        modalities=tuple(_modality_spec(name, m) for name, m in model.modalities.items()),
+        modalities=modalities,
         parts=parts,
         opset=opset,
         ir_version=IR_VERSION,
@@ -364,21 +356,6 @@ def _specs(values: Sequence[Any]) -> tuple[TensorSpec, ...]:
         TensorSpec(v.name, str(v.dtype.numpy()), tuple(d if isinstance(d, int) else d.value for d in v.shape))
         for v in values
     )
-
-
-def _check_interface(name: str, part: _Part, spec: PartSpec, model: MultimodalVAE) -> None:
-    """The exported outputs have the shapes the Runtime counts on; a custom network may return anything."""
-    latent = ("batch", model.latent_dim)
-    if name == FUSION_PART:
-        expected = [("samples", *latent), latent, latent, ("batch",)]
-    elif part.outputs == ("mu", "logvar"):
-        expected = [latent, latent]
-    else:
-        modality = model.modalities[name.removeprefix(decoder_part(""))]
-        expected = [("batch", *modality.param_shape), ("batch", *modality.shape)]
-    found = [t.shape for t in spec.outputs]
-    if found != expected:
-        raise ExportError(f"{name}: returns shapes {found}, expected {expected}")
 
 
 def _modality_spec(name: str, modality: Any) -> ModalitySpec:
@@ -405,20 +382,26 @@ def _versions() -> Mapping[str, str]:
 
 def _check_target(folder: Path, overwrite: bool) -> None:
     """Refuse to replace anything but a bundle, and that only when told to."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file, expected a folder for the bundle")
-    if not overwrite:
-        raise FileExistsError(
-            f"{folder} already exists; pass overwrite=True to replace the bundle in it, or choose another folder"
-        )
-    try:
-        old = manifests.read(folder)
-    except BundleError as error:
-        raise FileExistsError(f"{folder} is not a bundle, so it is not overwritten ({error})") from error
-    strangers = sorted({f.name for f in folder.iterdir()} - {*old.files, manifests.FILE_NAME})
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise FileExistsError(
+                f"{folder} already exists; pass overwrite=True to replace the bundle in it, or choose another folder"
+            )
+        if os.path.ismount(folder):
+            raise FileExistsError(f"{folder} is a mount point, which cannot be replaced; choose a folder inside it")
+    _files.check_replaceable(folder, manifests.is_bundle, "a folder with nothing but a bundle of mmvae_fast")
+
+
+def _fill(folder: Path, temp: Path) -> None:
+    """Move the files from ``temp``, a folder inside ``folder``, up into it; the manifest, which speaks of all, last."""
+    strangers = sorted(path.name for path in folder.iterdir() if path.name != temp.name)
     if strangers:
-        raise FileExistsError(
-            f"{folder} holds files that are not part of its bundle, so it is not overwritten: {strangers}"
-        )
+        raise FileExistsError(f"{folder} was empty and now holds {strangers}, so the bundle is not put there")
+    files = sorted(temp.iterdir(), key=lambda path: path.name == manifests.FILE_NAME)
+    try:
+        for file in files:
+            os.rename(file, folder / file.name)
+    except BaseException:
+        for file in files:
+            (folder / file.name).unlink(missing_ok=True)
+        raise

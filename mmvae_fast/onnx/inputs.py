@@ -7,7 +7,6 @@ error that names the modality, what came and what was expected.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,8 @@ def array(what: str, value: Any) -> np.ndarray:
     """Anything NumPy can read (a torch CPU tensor too), refused when that gives no array of numbers."""
     if value is None:
         raise MissingInput(f"{what} is None, expected an array; leave the modality out when it is missing")
+    if isinstance(value, np.ma.MaskedArray):
+        raise BadDtype(f"{what} is a masked array, expected a plain one; say what is missing with the argument mask")
     try:
         found = np.asarray(value)
     except Exception as error:  # whatever the foreign __array__ raises: a tensor with gradients, on a GPU, ragged lists
@@ -96,7 +97,7 @@ def batch(specs: Mapping[str, ModalitySpec], inputs: Any, mask: Any = None) -> t
 
     Args:
         specs: modalities by name, in the order of the mask's columns.
-        inputs: name -> array [B, *shape]; a missing key is missing in every row, whatever the mask says.
+        inputs: name -> array [B, *shape], at least one; a missing key is missing in every row, whatever the mask says.
         mask: None (all that is given is observed), name -> bool [B], or bool [B, M].
 
     Raises:
@@ -108,10 +109,10 @@ def batch(specs: Mapping[str, ModalitySpec], inputs: Any, mask: Any = None) -> t
         if name not in specs:
             raise UnknownModality(unknown("modality", name, specs))
     arrays = {name: samples(spec, inputs[name]) for name, spec in specs.items() if name in inputs}
+    if not arrays:
+        raise MissingInput(f"inputs is empty, expected at least one of {', '.join(map(repr, specs))}")
     columns = _mask_columns(specs, mask)
     sizes = {f"modality {n!r}": len(x) for n, x in arrays.items()} | {what: len(c) for what, c in columns.values()}
-    if not sizes:
-        raise MissingInput(f"inputs is empty, expected at least one of {', '.join(map(repr, specs))}")
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{what}: {n}" for what, n in sizes.items())
         raise BadShape(f"batch sizes differ, expected one for all ({listed})")
@@ -164,26 +165,3 @@ def targets(specs: Mapping[str, ModalitySpec], to: str | Sequence[str] | None) -
         if name not in specs:
             raise UnknownModality("to: " + unknown("modality", name, specs))
     return names
-
-
-def count(what: str, value: Any) -> int:
-    found = _integer(what, value)
-    if found < 0:
-        raise BadValue(f"{what} is {found}, expected 0 or more")
-    return found
-
-
-def seed(value: Any) -> int:
-    found = _integer("seed", value)
-    if not -(2**63) <= found < 2**64:
-        raise BadValue(f"seed is {found}, expected 64 bits")
-    return found
-
-
-def _integer(what: str, value: Any) -> int:
-    if not isinstance(value, (bool, np.bool_)) and hasattr(value, "__index__"):
-        try:
-            return operator.index(value)
-        except TypeError:  # an array of several numbers has the method, and refuses
-            pass
-    raise BadDtype(f"{what} is a {type(value).__name__}, expected an int")

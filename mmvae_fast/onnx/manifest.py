@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmvae_fast.onnx import noise
 from mmvae_fast.onnx.errors import BundleError
@@ -32,6 +32,13 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
+class IO(NamedTuple):
+    """What a part takes and gives, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
 @dataclass(frozen=True)
 class PartSpec:
     """One .onnx file of the bundle."""
@@ -39,6 +46,10 @@ class PartSpec:
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def io(self) -> IO:
+        return IO(self.inputs, self.outputs)
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,43 @@ def decoder_part(modality: str) -> str:
 
 
 FUSION_PART = "fusion"
+
+
+def expected_io(latent_dim: int, modalities: Sequence[ModalitySpec]) -> dict[str, IO]:
+    """For every part of a bundle, what it takes and gives: all that exporter, manifest and Runtime agree on."""
+
+    def real(name: str, *shape: int | str) -> TensorSpec:
+        return TensorSpec(name, "float32", shape)
+
+    experts = ("batch", len(modalities), latent_dim)
+    joint = ("batch", latent_dim)
+    parts = {
+        FUSION_PART: IO(
+            (
+                real("mu", *experts),
+                real("logvar", *experts),
+                TensorSpec("mask", "bool", experts[:2]),
+                real("eps", "samples", *joint),
+            ),
+            (real("z", "samples", *joint), real("joint_mu", *joint), real("joint_logvar", *joint), real("kl", "batch")),
+        )
+    }
+    for m in modalities:
+        x: tuple[int | str, ...] = ("batch", *m.shape)
+        parts[encoder_part(m.name)] = IO((TensorSpec("x", m.dtype, x),), (real("mu", *joint), real("logvar", *joint)))
+        parts[decoder_part(m.name)] = IO(
+            (real("z", *joint),), (real("params", "batch", *m.param_shape), TensorSpec("prediction", m.dtype, x))
+        )
+    return parts
+
+
+def mismatch(found: IO, expected: IO) -> str | None:
+    """Where two descriptions of a part differ, in words."""
+    for kind, ours, theirs in zip(IO._fields, found, expected, strict=True):
+        if ours != theirs:
+            is_, should = ([(t.name, t.dtype, list(t.shape)) for t in side] for side in (ours, theirs))
+            return f"{kind} are {is_}, expected {should}"
+    return None
 
 
 class _Reader:
@@ -204,13 +252,25 @@ class _Reader:
                 raise self.fail(f"modality {m.name!r} has dtype {m.dtype!r}, expected 'float32' or 'int64'")
             if m.dtype == "int64" and m.vocabulary_size is None:
                 raise self.fail(f"modality {m.name!r} has no 'vocabulary_size', expected one for token ids")
+            if m.dtype == "int64" and m.param_shape != (*m.shape, m.vocabulary_size):
+                raise self.fail(
+                    f"modality {m.name!r} has 'param_shape' {list(m.param_shape)}, expected 'shape' and then "
+                    f"'vocabulary_size': {[*m.shape, m.vocabulary_size]}"
+                )
+            if m.vocabulary is not None and len(m.shape) != 1:
+                raise self.fail(f"modality {m.name!r} of words has shape {list(m.shape)}, expected [length]")
             if m.vocabulary is not None and len(m.vocabulary) != m.vocabulary_size:
                 raise self.fail(
                     f"modality {m.name!r} has {len(m.vocabulary)} words, expected 'vocabulary_size' {m.vocabulary_size}"
                 )
-        expected = {FUSION_PART} | {f(n) for n in manifest.names for f in (encoder_part, decoder_part)}
-        if set(manifest.parts) != expected:
+        if manifest.noise != noise.SPEC:
+            raise self.fail(f"'noise' is {_short(manifest.noise)}, expected the one this version makes: {noise.SPEC}")
+        expected = expected_io(manifest.latent_dim, manifest.modalities)
+        if set(manifest.parts) != set(expected):
             raise self.fail(f"'parts' holds {sorted(manifest.parts)}, expected {sorted(expected)}")
+        for name, part in manifest.parts.items():
+            if wrong := mismatch(part.io, expected[name]):
+                raise self.fail(f"part {name!r}: {wrong} by 'latent_dim' and 'modalities'")
         for name, digest in manifest.files.items():
             self.file_name(name)
             if not isinstance(digest, str) or len(digest) != 64:
@@ -262,6 +322,15 @@ def read(folder: str | Path) -> Manifest:
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise BundleError(f"{path}: not valid JSON ({error})") from error
     return Manifest.from_json(data, str(path))
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a bundle and nothing else: what may be replaced by another one."""
+    try:
+        files = read(folder).files
+    except BundleError:
+        return False
+    return {path.name for path in folder.iterdir()} <= {*files, FILE_NAME}
 
 
 def check_files(manifest: Manifest, folder: str | Path) -> None:

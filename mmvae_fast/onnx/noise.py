@@ -14,10 +14,11 @@ the normals to float32 rounding of log, sqrt, cos and sin.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 
 import numpy as np
+
+from mmvae_fast.onnx import integers
 
 SPEC = {
     "generator": "philox4x32-10",
@@ -29,18 +30,6 @@ SPEC = {
 }
 
 _LOW32, _HIGH = np.uint64(0xFFFFFFFF), np.uint64(32)
-
-
-def _key(seed: int) -> tuple[np.uint64, np.uint64]:
-    if isinstance(seed, (bool, np.bool_)):
-        raise TypeError("seed: expected an int, got bool")
-    try:
-        seed = operator.index(seed)
-    except TypeError:
-        raise TypeError(f"seed: expected an int, got {type(seed).__name__}") from None
-    if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed: expected 64 bits, got {seed}")
-    return np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32 & 0xFFFFFFFF)
 
 
 def philox_words(
@@ -61,16 +50,13 @@ def philox_normal(seed: int, rows: int, dim: int, n_samples: int | None = None, 
     """Standard normals, float32 [rows, dim] or [n_samples, rows, dim]; the NumPy twin of ``reference.philox_normal``.
 
     Raises:
-        TypeError, ValueError: a seed that is no int of 64 bits, or a negative size.
+        InputError: a seed that is no int of 64 bits, or a size that is no int of 0 or more; a ValueError.
     """
-    sizes = {"rows": rows, "dim": dim, "n_samples": 1 if n_samples is None else n_samples}
-    for name, size in sizes.items():
-        if size < 0:
-            raise ValueError(f"philox_normal: {name} is {size}, expected 0 or more")
-    sample = np.arange(sizes["n_samples"])[:, None, None]
-    row = np.arange(rows)[:, None]
+    seed, dim = integers.seed(seed), integers.count("dim", dim)
+    sample = np.arange(1 if n_samples is None else integers.count("n_samples", n_samples))[:, None, None]
+    row = np.arange(integers.count("rows", rows))[:, None]
     block = np.arange((dim + 3) // 4)
-    words = philox_words((block, row, sample, stream), _key(seed))
+    words = philox_words((block, row, sample, stream), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
     u = [((w >> np.uint64(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23) for w in words]
     normals = np.empty((*np.broadcast_shapes(sample.shape, row.shape, block.shape), 4), dtype=np.float32)
     for lane in (0, 2):
@@ -80,13 +66,3 @@ def philox_normal(seed: int, rows: int, dim: int, n_samples: int | None = None, 
         normals[..., lane + 1] = radius * np.sin(angle)
     flat = np.ascontiguousarray(normals.reshape(*normals.shape[:2], 4 * len(block))[..., :dim])
     return flat[0] if n_samples is None else flat
-
-
-def choose_component(seed: int, n_available: np.ndarray) -> np.ndarray:
-    """For every row, which of its ``n_available`` [B] mixture components it draws: floor(u * n), exactly, int64 [B].
-
-    0 where nothing is available. Depends on seed and row only.
-    """
-    n_available = np.asarray(n_available, dtype=np.int64)
-    word = philox_words((0, np.arange(n_available.shape[0]), 0, 1), _key(seed))[0]
-    return ((2 * (word >> np.uint64(9)).astype(np.int64) + 1) * n_available) >> 24

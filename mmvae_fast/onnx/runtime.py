@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmvae_fast import _lazy
+from mmvae_fast import _lazy, _words
 from mmvae_fast.onnx import inputs as checks
+from mmvae_fast.onnx import integers
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, BundleError, UnknownModality, unknown
-from mmvae_fast.onnx.manifest import FUSION_PART, Manifest, ModalitySpec, PartSpec, decoder_part, encoder_part
+from mmvae_fast.onnx.manifest import FUSION_PART, IO, Manifest, ModalitySpec, TensorSpec, decoder_part, encoder_part
 from mmvae_fast.onnx.noise import philox_normal
 
 Inputs = Mapping[str, Any]
@@ -59,9 +61,10 @@ class Runtime:
                 second thread inside an operator rarely pays, requests served in parallel by your own threads do.
 
         Raises:
-            BundleError: damaged, incomplete, foreign or of another version; names the file.
+            BundleError: damaged, incomplete, foreign or of another version; names the file. Later, from the first call
+                that needs it, for a file that is no longer what it was here.
         """
-        threads = 1 if threads is None else checks.count("threads", threads)
+        threads = 1 if threads is None else integers.count("threads", threads)
         manifest = manifests.read(folder)
         manifests.check_files(manifest, folder)
         return Runtime(folder, manifest, threads)
@@ -90,7 +93,7 @@ class Runtime:
         self, inputs: Inputs, n_samples: int, seed: int | None = None, mask: Mask = None
     ) -> np.ndarray:
         """Samples z [K, B, D] of the posterior; equal to ``model.encode(batch, mask).sample(n_samples, seed=seed)``."""
-        return self._infer(inputs, mask, (checks.count("n_samples", n_samples), _seed(seed)))[1]
+        return self._infer(inputs, mask, (integers.count("n_samples", n_samples), _seed(seed)))[1]
 
     def decode(self, z: Any, to: str | Sequence[str] | None = None, *, params: bool = False) -> dict[str, np.ndarray]:
         """Decode z [..., D] to modalities (default all): name -> array [..., *shape] in data space.
@@ -116,7 +119,7 @@ class Runtime:
     def sample(self, n: int, seed: int | None = None, to: str | Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Decode n samples of the prior N(0, I); with a seed, what ``model.sample(n, seed=seed)`` gives."""
         names = checks.targets(self.modalities, to)
-        return self.decode(philox_normal(_seed(seed), checks.count("n", n), self.latent_dim), names)
+        return self.decode(philox_normal(_seed(seed), integers.count("n", n), self.latent_dim), names)
 
     # --- text ---------------------------------------------------------------------------------------------------------
 
@@ -129,27 +132,20 @@ class Runtime:
             InputError: a text of more than ``length`` words, unless ``truncate``; or no vocabulary in the bundle.
         """
         spec, words = self._text(modality)
-        if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
-            raise BadDtype(f"texts is a {type(texts).__name__}, expected a list of strings")
-        ids = {word: i for i, word in enumerate(words)}
-        out = np.full((len(texts), *spec.shape), _PAD, dtype=np.int64)
-        for row, text in enumerate(texts):
-            found = text.split()
-            if len(found) > out.shape[1] and not truncate:
-                raise BadShape(
-                    f"modality {spec.name!r}: text {row} has {len(found)} words, expected at most {out.shape[1]} "
-                    "(or pass truncate=True)"
-                )
-            found = found[: out.shape[1]]
-            out[row, : len(found)] = [ids.get(word, _UNKNOWN) for word in found]
-        return out
+        ids, where = {word: i for i, word in enumerate(words)}, f"modality {spec.name!r}"
+        try:
+            return _words.tokenize(texts, ids, spec.shape[0], truncate=truncate, where=where)
+        except TypeError as error:
+            raise BadDtype(str(error)) from None
+        except ValueError as error:
+            raise BadShape(str(error)) from None
 
     def detokenize(self, ids: Any, modality: str | None = None) -> list[str]:
         """Words of token ids [B, length], without padding."""
         spec, words = self._text(modality)
         ids = checks.samples(spec, ids)
         checks.check_values(spec, ids, np.arange(len(ids)))
-        return [" ".join(words[i] for i in row if i != _PAD) for row in ids]
+        return _words.detokenize(ids, words)
 
     def _text(self, modality: str | None) -> tuple[ModalitySpec, tuple[str, ...]]:
         with_words = [m.name for m in self.modalities.values() if m.vocabulary is not None]
@@ -207,20 +203,35 @@ class Runtime:
         with self._lock:  # two threads that need a part first must not both build it
             if part not in self._sessions:
                 spec = self.manifest.parts[part]
-                session = _session(self.folder / spec.file, self._threads)
-                _check_interface(self.folder / spec.file, spec, session)
+                path = self.folder / spec.file
+                session = _session(path, self._unchanged(spec.file), self._threads)
+                _check_interface(path, spec.io, session)
                 self._sessions[part] = session
             return self._sessions[part]
 
-
-_PAD, _UNKNOWN = 0, 1  # of every vocabulary of words; see mmvae_fast.modalities.Text
+    def _unchanged(self, file: str) -> bytes | str:
+        """The content of a part that is still the one :meth:`load` saw, so that never two bundles answer together."""
+        path, sidecar = self.folder / file, f"{file}.data"
+        try:
+            data = path.read_bytes()
+            same = hashlib.sha256(data).hexdigest() == self.manifest.files[file]
+            if sidecar not in self.manifest.files:
+                content: bytes | str = data
+            else:  # ONNX Runtime finds it beside a path only
+                content = str(path)
+                same = same and manifests.sha256(self.folder / sidecar) == self.manifest.files[sidecar]
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise BundleError(f"{path}: changed since it was loaded; load the bundle again")
+        return content
 
 
 def _seed(seed: int | None) -> int:
-    return secrets.randbits(64) if seed is None else checks.seed(seed)
+    return secrets.randbits(64) if seed is None else integers.seed(seed)
 
 
-def _session(path: Path, threads: int) -> Any:
+def _session(path: Path, content: bytes | str, threads: int) -> Any:
     ort = _lazy.require("onnxruntime", extra="runtime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -228,18 +239,16 @@ def _session(path: Path, threads: int) -> Any:
     options.log_severity_level = 3  # its warnings go to stderr and are for graph authors
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a core
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exception classes live in a private module and derive from Exception
         raise BundleError(f"{path}: onnxruntime {ort.__version__} cannot load it ({error})") from error
 
 
-def _check_interface(path: Path, spec: PartSpec, session: Any) -> None:
+def _check_interface(path: Path, expected: IO, session: Any) -> None:
     """The file takes and gives what the manifest says."""
-    for kind, declared, found in (
-        ("inputs", spec.inputs, session.get_inputs()),
-        ("outputs", spec.outputs, session.get_outputs()),
-    ):
-        expected = [(t.name, t.dtype, list(t.shape)) for t in declared]
-        actual = [(t.name, _ORT_TYPES.get(t.type, t.type), list(t.shape)) for t in found]
-        if actual != expected:
-            raise BundleError(f"{path}: {kind} are {actual}, expected {expected} as {manifests.FILE_NAME} says")
+
+    def specs(values: Any) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(v.name, _ORT_TYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
+
+    if wrong := manifests.mismatch(IO(specs(session.get_inputs()), specs(session.get_outputs())), expected):
+        raise BundleError(f"{path}: {wrong} as {manifests.FILE_NAME} says")

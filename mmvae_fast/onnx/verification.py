@@ -1,12 +1,14 @@
-"""Does a bundle compute what the model computes? Every part and the whole Runtime, whatever is missing."""
+"""Does a bundle compute what the model computes? Every part and the whole Runtime, whatever is missing.
+
+The cases to compare stand here; how two outputs are compared, and what is kept of it, in ``report.py``.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 from mmvae_fast import _lazy, functional
 from mmvae_fast.onnx.errors import BundleError, ExportVerificationError
 from mmvae_fast.onnx.manifest import FUSION_PART, ModalitySpec, decoder_part, encoder_part
+from mmvae_fast.onnx.report import Record, Report
 from mmvae_fast.onnx.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -25,66 +28,6 @@ _ROWS = max(_BATCHES)
 _MANY_PATTERNS = 64  # beyond, patterns are rows of one batch rather than batches of their own
 _MAX_ROWS = 2**14
 _SEEDS = (0, 0x9E3779B97F4A7C15)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One output of one part (or of the Runtime): the worst element over all cases."""
-
-    part: str
-    output: str
-    cases: int
-    difference: float
-    """The largest absolute difference, inf where one side is NaN or the shapes differ."""
-    passed: bool
-    detail: str
-    """The worst element against its tolerance: case, index, both values."""
-
-    def __str__(self) -> str:
-        verdict = "ok" if self.passed else f"FAILED  {self.detail}"
-        return f"{self.part:<28} {self.output:<16} {self.cases:>5} {self.difference:>10.2e}  {verdict}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What :func:`verify` found. Printable; ``passed`` is the verdict, ``worst`` the largest absolute difference."""
-
-    checks: tuple[Check, ...]
-    rtol: float
-    atol: float
-
-    @property
-    def passed(self) -> bool:
-        return all(c.passed for c in self.checks)
-
-    @property
-    def worst(self) -> float:
-        return max((c.difference for c in self.checks), default=0.0)
-
-    @property
-    def failures(self) -> list[Check]:
-        return [c for c in self.checks if not c.passed]
-
-    def raise_if_failed(self) -> None:
-        """Raise ExportVerificationError naming the worst failure: part, output, index and both values."""
-        if not self.passed:
-            worst = max(self.failures, key=lambda c: c.difference)
-            raise ExportVerificationError(
-                f"{worst.part}: output {worst.output!r} differs from torch by {worst.difference:.3g}, expected at most "
-                f"{self.atol:g} + {self.rtol:g} * |torch|: {worst.detail} "
-                f"({len(self.failures)} of {len(self.checks)} checks failed)"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        checks = [{k: getattr(c, k) for k in ("part", "output", "cases", "difference", "passed")} for c in self.checks]
-        return {"passed": self.passed, "worst": self.worst, "rtol": self.rtol, "atol": self.atol, "checks": checks}
-
-    def __str__(self) -> str:
-        verdict = "passed" if self.passed else f"FAILED ({len(self.failures)} of {len(self.checks)} checks)"
-        header = f"{'part':<28} {'output':<16} {'cases':>5} {'worst abs':>10}"
-        worst = f"worst absolute difference {self.worst:.2e}"
-        summary = f"ONNX against torch: {verdict}, {worst} (rtol {self.rtol:g}, atol {self.atol:g})"
-        return "\n".join([header, *map(str, self.checks), summary])
 
 
 def verify(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, atol: float = 1e-5) -> Report:
@@ -116,7 +59,7 @@ def compare(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, ato
     runtime = Runtime.load(folder)
     _check_same_model(runtime, model)
     _check_files(runtime)
-    record = _Record(rtol, atol)
+    record = Record(rtol, atol)
     rng = np.random.default_rng(0)
     _compare_networks(runtime, model, record, rng)
     _compare_fusion(runtime, model, record, rng)
@@ -156,53 +99,6 @@ def _check_files(runtime: Runtime) -> None:
             raise ExportVerificationError(f"{path}: refused by onnx.checker: {error}") from error
 
 
-class _Record:
-    """Keeps the worst element of every output."""
-
-    def __init__(self, rtol: float, atol: float):
-        self.rtol, self.atol = rtol, atol
-        self._worst: dict[tuple[str, str], Check] = {}
-        self._excess: dict[tuple[str, str], float] = {}
-
-    def checks(self) -> tuple[Check, ...]:
-        return tuple(self._worst.values())
-
-    def add(
-        self, part: str, output: str, case: str, expected: Tensor, actual: np.ndarray, logits: Tensor | None = None
-    ) -> None:
-        """``logits`` [..., V]: torch's, for outputs that are their argmax."""
-        reference = expected.numpy()
-        if reference.shape != actual.shape or reference.dtype != actual.dtype:
-            ours, theirs = f"{reference.dtype}{list(reference.shape)}", f"{actual.dtype}{list(actual.shape)}"
-            self._keep(part, output, float("inf"), float("inf"), f"{case}: torch gives {ours}, onnx {theirs}")
-            return
-        values, found = reference.astype(np.float64), actual.astype(np.float64)
-        if logits is not None:  # ids are names, not numbers: compare what was maximised
-            values, found = (
-                logits.double().gather(-1, torch.from_numpy(ids).unsqueeze(-1)).squeeze(-1).numpy()
-                for ids in (reference, np.clip(actual, 0, logits.shape[-1] - 1))
-            )
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(found - values)
-            difference[found == values] = 0.0  # equal infinities
-            difference[np.isnan(difference)] = np.inf
-            tolerance = self.atol + self.rtol * np.where(np.isfinite(values), np.abs(values), 0.0)
-        excess = difference - tolerance
-        index = np.unravel_index(np.argmax(excess), excess.shape)
-        where = f"{case}, index {[int(i) for i in index]}: torch {reference[index]}, onnx {actual[index]}"
-        self._keep(part, output, float(difference.max()), float(excess[index]), where)
-
-    def _keep(self, part: str, output: str, difference: float, excess: float, detail: str) -> None:
-        key = (part, output)
-        old = self._worst.get(key)
-        if old is not None:
-            difference = max(difference, old.difference)
-            if excess <= self._excess[key]:
-                excess, detail = self._excess[key], old.detail
-        self._excess[key] = excess
-        self._worst[key] = Check(part, output, 1 + (old.cases if old else 0), difference, excess <= 0, detail)
-
-
 def _data(spec: ModalitySpec, rows: int, rng: np.random.Generator) -> np.ndarray:
     shape = (rows, *spec.shape)
     if spec.dtype == "int64":
@@ -228,7 +124,7 @@ def _few(patterns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return patterns if len(patterns) <= _MANY_PATTERNS else rng.permutation(patterns)[: _MANY_PATTERNS // 4]
 
 
-def _compare_networks(runtime: Runtime, model: MultimodalVAE, record: _Record, rng: np.random.Generator) -> None:
+def _compare_networks(runtime: Runtime, model: MultimodalVAE, record: Record, rng: np.random.Generator) -> None:
     for name, spec in runtime.modalities.items():
         for rows in _BATCHES:
             case, x, z = f"B={rows}", _data(spec, rows, rng), _normal(rng, rows, model.latent_dim)
@@ -258,7 +154,7 @@ def _masks(count: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarr
     yield f"{len(patterns)} patterns as rows", patterns
 
 
-def _compare_fusion(runtime: Runtime, model: MultimodalVAE, record: _Record, rng: np.random.Generator) -> None:
+def _compare_fusion(runtime: Runtime, model: MultimodalVAE, record: Record, rng: np.random.Generator) -> None:
     count, dim = len(runtime.modalities), model.latent_dim
     for case, mask in _masks(count, rng):
         rows = len(mask)
@@ -276,7 +172,7 @@ def _compare_fusion(runtime: Runtime, model: MultimodalVAE, record: _Record, rng
                 record.add(FUSION_PART, name, f"{case}, K={samples}", e, a)
 
 
-def _compare_runtime(runtime: Runtime, model: MultimodalVAE, record: _Record, rng: np.random.Generator) -> None:
+def _compare_runtime(runtime: Runtime, model: MultimodalVAE, record: Record, rng: np.random.Generator) -> None:
     names = list(runtime.modalities)
     full = {name: _data(spec, _ROWS, rng) for name, spec in runtime.modalities.items()}
     for pattern in _few(_patterns(len(names), rng), rng):
@@ -300,7 +196,7 @@ def _compare_runtime(runtime: Runtime, model: MultimodalVAE, record: _Record, rn
         _compare_predictions(model, record, "Runtime.sample", case, expected, runtime.sample(_ROWS, seed=seed), z)
 
 
-def _compare_call(runtime, model, record: _Record, case: str, inputs: dict[str, np.ndarray], mask: np.ndarray | None):
+def _compare_call(runtime, model, record: Record, case: str, inputs: dict[str, np.ndarray], mask: np.ndarray | None):
     batch = {name: torch.from_numpy(x) for name, x in inputs.items()}
     observed = None if mask is None else torch.from_numpy(mask)
     expected, actual = model.encode(batch, observed), runtime.encode(inputs, mask)
@@ -314,7 +210,7 @@ def _compare_call(runtime, model, record: _Record, case: str, inputs: dict[str, 
     _compare_predictions(model, record, "Runtime.reconstruct", case, *reconstructions, expected.mu)
 
 
-def _compare_predictions(model, record: _Record, part: str, case: str, expected, actual, z: Tensor) -> None:
+def _compare_predictions(model, record: Record, part: str, case: str, expected, actual, z: Tensor) -> None:
     for name, prediction in expected.items():
         ids = model.modalities[name].dtype == torch.int64
         logits = model.decode(z, [name], params=True)[name] if ids else None

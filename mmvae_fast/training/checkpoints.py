@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvae_fast._files import recover_folder, replace_folder, temporary_sibling, write_atomic
+from mmvae_fast._files import check_replaceable, recover_folder, replace_folder, temporary_sibling, write_atomic
 from mmvae_fast.models import MultimodalVAE
+from mmvae_fast.models import checkpoint as models
 from mmvae_fast.models.checkpoint import load_weights, pack, read_config, read_json, unpack
 
 FORMAT = "mmvae_fast.training"
 SCHEMA_VERSION = 1
 BEST, LAST, HISTORY = "best", "last", "history.json"
+STARTED_OVER = "started-over.txt"  # the checkpoints beside it are of an earlier run
 STATE, OPTIMIZER = Path("training/state.json"), Path("training/optimizer.safetensors")
 
 
@@ -27,7 +29,7 @@ class Progress:
     """How far a run has come."""
 
     settings: dict[str, Any]
-    """What the course of a run depends on, apart from model and data."""
+    """What the course of a run depends on, apart from the model."""
     epoch: int = 0
     """Completed epochs."""
     best_epoch: int | None = None
@@ -36,22 +38,65 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+def check_out(out: Path) -> None:
+    """Refuse a folder in which a run would replace something that no run wrote.
+
+    Raises:
+        FileExistsError: naming what is there.
+    """
+    for folder in (out / LAST, out / BEST):
+        recover_folder(folder)
+        check_replaceable(folder, _is_ours, "a training checkpoint of mmvae_fast")
+    history = out / HISTORY
+    if history.exists() and not _is_history(history):
+        raise FileExistsError(f"{history} is no history of a training run and would be replaced; choose another folder")
+
+
+def _is_ours(folder: Path) -> bool:
+    """A checkpoint, possibly a damaged one: one of its two descriptions is enough."""
+    for path, expected in ((folder / models.CONFIG, models.FORMAT), (folder / STATE, FORMAT)):
+        try:
+            if read_json(path).get("format") == expected:
+                return True
+        except (ValueError, OSError):
+            continue
+    return False
+
+
+def _is_history(path: Path) -> bool:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return False
+    return isinstance(records, list) and all(isinstance(record, dict) and "epoch" in record for record in records)
+
+
+def start_over(out: Path) -> None:
+    """Note that the checkpoints in ``out``, if any, are of a run before this one; the first write removes them."""
+    if (out / LAST).exists() or (out / BEST).exists():
+        write_atomic(out / STARTED_OVER, f"{LAST}/ and {BEST}/ are of a run that a call of fit set out to replace.\n")
+
+
 def write(out: Path, model: MultimodalVAE, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Save an epoch as ``last/``, and as ``best/`` if it is the best.
 
     ``best/`` goes first: if we are stopped in between, the run continues from the old ``last/`` and makes the same
-    ``best/`` again.
+    ``best/`` again. In a run that started over, which no old ``last/`` fits, that one goes before.
     """
+    started_over = (out / STARTED_OVER).exists()
     state = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asdict(progress)}
     with temporary_sibling(out / LAST) as last:
         model.save(last)
         write_atomic(last / OPTIMIZER, pack(optimizer_tensors(model, optimizer)))
         write_atomic(last / STATE, json.dumps(state, indent=1) + "\n")
+        if started_over:
+            shutil.rmtree(out / LAST, ignore_errors=True)
         if progress.best_epoch == progress.epoch:
             with temporary_sibling(out / BEST) as best:
                 shutil.copytree(last, best, dirs_exist_ok=True)
                 replace_folder(best, out / BEST)
         replace_folder(last, out / LAST)
+    (out / STARTED_OVER).unlink(missing_ok=True)
     write_atomic(out / HISTORY, json.dumps(progress.history, indent=1) + "\n")
 
 
@@ -64,11 +109,16 @@ def read(out: Path, model: MultimodalVAE) -> tuple[Progress, dict[str, Tensor]] 
         (progress, optimizer tensors)
 
     Raises:
-        ValueError: the checkpoint is of another model (naming the differences), or both are damaged.
+        ValueError: the checkpoint is of another model (naming the differences), or both are damaged, or a run that
+            started over was stopped before it had a checkpoint of its own.
     """
+    if (out / STARTED_OVER).exists():
+        raise ValueError(
+            f"{out} holds a run that resume=False set out to replace, but no epoch of the new one was complete: pass "
+            f"resume=False to start over again, or remove {out / STARTED_OVER} to go on with the earlier run"
+        )
     damage = []
     for folder in (out / LAST, out / BEST):
-        recover_folder(folder)
         if not folder.exists():
             continue
         try:
@@ -88,7 +138,7 @@ def read(out: Path, model: MultimodalVAE) -> tuple[Progress, dict[str, Tensor]] 
             )
         return progress, tensors
     if damage:
-        raise ValueError(f"{'; '.join(damage)}; remove {out} or pass resume=False to start over")
+        raise ValueError(f"{'; '.join(damage)}; pass resume=False to start over")
     return None
 
 

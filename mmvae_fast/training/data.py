@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models.batch import Mask, check_batch
@@ -102,9 +103,78 @@ def count_rows(what: str, model: MultimodalVAE, data: Data) -> int:
     return rows
 
 
-def batches(data: Data, rows: int, batch_size: int, sampler: Shuffle | None, num_workers: int) -> Any:
+def fingerprint(what: str, data: Data | None) -> dict[str, str]:
+    """What tells data from other data: dtype, shape and CRC-32 of every tensor; nothing of a Dataset."""
+    found: dict[str, str] = {}
+    for name, x in data.items() if isinstance(data, Mapping) else ():
+        if isinstance(x, Mapping):
+            found |= fingerprint(f"{what}.{name}", x)
+            continue
+        crc = 0
+        for part in x.detach().split(4096):
+            crc = zlib.crc32(part.cpu().contiguous().view(torch.uint8).numpy(), crc)
+        found[f"{what}.{name}"] = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} {crc:08x}"
+    return found
+
+
+class Collate:
+    """Rows of a Dataset -> a batch. A modality that a row lacks (no key, or None) is zeros there, masked out."""
+
+    def __init__(self, model: MultimodalVAE) -> None:
+        self.blanks = {
+            name: torch.zeros(m.shape, dtype=model.dtype if m.dtype.is_floating_point else m.dtype)
+            for name, m in model.modalities.items()
+        }
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        observed = torch.stack([self._observed(f"row {i} of a batch of the data", row) for i, row in enumerate(rows)])
+        batch: dict[str, Any] = {name: default_collate(self._samples(name, rows)) for name in self.blanks}
+        return batch if observed.all() else {**batch, MASK: observed}
+
+    def _observed(self, where: str, row: Any) -> Tensor:
+        """Which modalities a row has, bool [M]: those that are there, unless its own mask says otherwise."""
+        if not isinstance(row, Mapping):
+            raise TypeError(f"{where} is a {type(row).__name__}, expected a dict of tensors by modality")
+        mask = row.get(MASK)
+        masked = mask if isinstance(mask, Mapping) else {}
+        for what, names in (("", [*row]), ("'s mask", [*masked])):
+            for name in names:
+                if name not in self.blanks and (what or name != MASK):
+                    raise ValueError(f"{where}{what} names the modality {name!r}, expected some of {[*self.blanks]}")
+        there = torch.tensor([row.get(name) is not None for name in self.blanks])
+        if mask is None:
+            return there
+        if isinstance(mask, Mapping):
+            mask = [torch.as_tensor(mask.get(name, True)) for name in self.blanks]
+            mask = torch.stack(mask) if all(m.shape == () for m in mask) else mask[0].new_empty(0)
+        mask = torch.as_tensor(mask)
+        if mask.dtype != torch.bool or mask.shape != there.shape:
+            raise ValueError(
+                f"{where} has a mask of {mask.dtype} {list(mask.shape)}, expected a bool for every modality: a dict, "
+                f"or [M] = {list(there.shape)}"
+            )
+        return there & mask.cpu()
+
+    def _samples(self, name: str, rows: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        blank = self.blanks[name]
+        samples = [None if row.get(name) is None else torch.as_tensor(row[name]) for row in rows]
+        for i, x in enumerate(samples):
+            if x is not None and (x.shape != blank.shape or x.dtype != blank.dtype):
+                raise ValueError(
+                    f"row {i} of a batch of the data: modality {name!r} is {x.dtype} {list(x.shape)}, expected "
+                    f"{blank.dtype} {list(blank.shape)}"
+                )
+        blank = blank.to(next((x.device for x in samples if x is not None), blank.device))
+        return [blank if x is None else x for x in samples]
+
+
+def batches(
+    data: Data, model: MultimodalVAE, rows: int, batch_size: int, sampler: Shuffle | None, num_workers: int
+) -> Any:
     """An iterable over the data in batches; ``sampler`` shuffles, None keeps the order."""
     if isinstance(data, Mapping):
         return TensorBatches(data, rows, batch_size, sampler)
     generator = None if sampler is None else sampler.workers
-    return DataLoader(data, batch_size, sampler=sampler, num_workers=num_workers, generator=generator)
+    return DataLoader(
+        data, batch_size, sampler=sampler, num_workers=num_workers, generator=generator, collate_fn=Collate(model)
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from typing import Any
 from mmvae_fast._lazy import require
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.training import checkpoints
-from mmvae_fast.training.data import Data, Shuffle, batches, count_rows
+from mmvae_fast.training.data import Data, Shuffle, batches, count_rows, fingerprint
 from mmvae_fast.training.numerics import flushed_denormals
 from mmvae_fast.training.quiet import quiet_lightning
 from mmvae_fast.training.seeding import preserved_random_state
@@ -43,20 +43,29 @@ def fit(
 ) -> History:
     """Train a model with Adam, in place.
 
+    Not for several threads at a time: it seeds the process's random generators, sets the flushing of denormals and
+    handles signals, and puts all of them back when it is done.
+
     Args:
+        model: trained in place. A submodule in ``eval()`` inside a model in ``train()`` stays as it is; a model in
+            ``eval()`` is trained as a whole. Afterwards every module is in the mode it came in.
         data: a dict of tensors with N rows by modality, and optionally under "mask" what is observed (bool [N, M], or a
-            dict of bool [N] by modality); or a torch Dataset whose rows are such dicts.
+            dict of bool [N] by modality); or a torch Dataset whose rows are such dicts of single samples, in which the
+            keys of what a row lacks may be left out, or be None.
         epochs: how many in total; a continued run does what is missing.
         warmup_epochs: the weight of the KL divergence rises linearly, step by step, from 0 to the model's beta over so
             many epochs; 0 for none, None for the first third of ``epochs``.
         validation: data to evaluate after every epoch, at full beta and with the same noise each time.
         out: a folder for ``last/`` (after every epoch), ``best/`` (lowest validation loss, else lowest training loss,
             once warmed up) and ``history.json``. Both are model folders for ``MultimodalVAE.load``, and hold what it
-            takes to continue.
+            takes to continue. Nothing else is ever replaced or removed there.
         seed: of the order of the rows and of all noise. The weights are the model's, so seed torch before you build it.
             Global random generators are left as they were.
-        resume: continue from ``out``: "auto" if there is something, True to insist, False to start over (removes the
-            earlier ``last/`` and ``best/``). A continued run equals an uninterrupted one bit for bit.
+        resume: continue from ``out``: "auto" if there is something, True to insist, False to start over. A continued
+            run equals an uninterrupted one bit for bit; other data, settings or another model are an error (of a
+            Dataset, only the length is compared). The first epoch of a run that starts over replaces the earlier
+            ``last/`` and ``best/``; if it is stopped before that, they stay, and "auto" and True raise rather than take
+            one run for the other.
         progress: show elbo, kl and the log-likelihood of every modality: a bar on a terminal, else a line an epoch.
         num_workers: processes that load a Dataset; tensors need none.
         gradient_clip: largest norm of the gradient.
@@ -68,9 +77,11 @@ def fit(
         training steps, so at the beta and the weights they had), and the same with "val_" before it.
 
     Raises:
-        ValueError, TypeError: arguments or data that cannot be; a checkpoint of another model or other settings.
+        ValueError, TypeError: arguments or data that cannot be; a checkpoint of another model, other settings or data.
+        FileExistsError: ``out`` has a ``last/``, ``best/`` or ``history.json`` that is not of a training run.
         FloatingPointError: the loss is not finite; ``last/`` keeps the epoch before.
-        KeyboardInterrupt: on Ctrl-C; ``last/`` keeps the last complete epoch, and the message says which.
+        KeyboardInterrupt: on Ctrl-C; ``last/`` keeps the last complete epoch, and the message says so.
+        SystemExit: on SIGTERM, likewise.
         ImportError: without the ``train`` extra.
     """
     _check(model, epochs, batch_size, lr, warmup_epochs, seed, resume, gradient_clip)
@@ -79,18 +90,22 @@ def fit(
     require("lightning.pytorch", extra="train")
     require("safetensors", extra="train")
 
-    settings = {"seed": seed, "batch_size": batch_size, "lr": lr, "warmup_epochs": warmup_epochs, "rows": rows}
-    settings["gradient_clip"] = gradient_clip
+    settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "lr": lr, "warmup_epochs": warmup_epochs}
+    settings |= {"gradient_clip": gradient_clip, "rows": rows, "validation_rows": validation_rows}
     folder = None if out is None else Path(out)
+    if folder is not None:
+        settings |= fingerprint("data", data) | fingerprint("validation", validation)
     state, optimizer_tensors = _start(model, folder, resume, settings, epochs)
     if state.epoch >= epochs:
+        if progress:
+            print(f"{folder} already holds {state.epoch} of {epochs} epochs; nothing trained", file=sys.stderr)
         return state.history
 
     from mmvae_fast.training.module import TrainingModule
 
     sampler = Shuffle(rows, seed, state.epoch)
-    train = batches(data, rows, batch_size, sampler, num_workers)
-    valid = None if validation is None else batches(validation, validation_rows, batch_size, None, num_workers)
+    train = batches(data, model, rows, batch_size, sampler, num_workers)
+    valid = None if validation is None else batches(validation, model, validation_rows, batch_size, None, num_workers)
 
     def save(optimizer: Any) -> None:
         if folder is not None:
@@ -105,14 +120,17 @@ def fit(
         validated=validation is not None,
         on_epoch_end=save,
     )
-    device, was_training = model.device, model.training
+    device, modes = model.device, {part: part.training for part in model.modules()}
     try:
         with quiet_lightning(), preserved_random_state(), flushed_denormals(), _interruptible(state, folder):
             trainer = _trainer(epochs - state.epoch, progress, accelerator, gradient_clip, callbacks)
-            model.train()
+            if not model.training:
+                model.train()
             trainer.fit(module, train_dataloaders=train, val_dataloaders=valid)
     finally:
-        model.to(device).train(was_training)
+        model.to(device)
+        for part, mode in modes.items():
+            part.training = mode
         model.zero_grad(set_to_none=True)
     return state.history
 
@@ -144,14 +162,15 @@ def _start(
     model: MultimodalVAE, out: Path | None, resume: bool | str, settings: dict[str, Any], epochs: int
 ) -> tuple[checkpoints.Progress, dict[str, Any]]:
     """Where the run stands: the checkpoint in ``out`` (loaded into the model), or the beginning."""
+    if out is not None:
+        model.config()  # what cannot be described raises now, not after an epoch
+        checkpoints.check_out(out)
     found = checkpoints.read(out, model) if out is not None and resume else None
     if found is None:
         if resume is True:
             raise ValueError(f"resume is True, but there is no checkpoint in {out}")
         if out is not None:
-            for name in (checkpoints.LAST, checkpoints.BEST):
-                shutil.rmtree(out / name, ignore_errors=True)
-            (out / checkpoints.HISTORY).unlink(missing_ok=True)
+            checkpoints.start_over(out)
         if settings["warmup_epochs"] is None:
             settings["warmup_epochs"] = epochs // 3
         return checkpoints.Progress(settings), {}
@@ -160,7 +179,7 @@ def _start(
         settings["warmup_epochs"] = state.settings.get("warmup_epochs")
     differences = [
         f"{name} was {state.settings.get(name)!r}, now {value!r}"
-        for name, value in settings.items()
+        for name, value in {**dict.fromkeys(state.settings), **settings}.items()
         if state.settings.get(name) != value
     ]
     if differences:
@@ -173,23 +192,33 @@ def _start(
 
 @contextmanager
 def _interruptible(state: checkpoints.Progress, out: Path | None) -> Iterator[None]:
-    """Lightning answers Ctrl-C with exit(1) and disables it; raise KeyboardInterrupt instead, saying what is kept."""
+    """Ctrl-C and SIGTERM say what is kept. Lightning answers the first with exit(1) and disables it: undo that."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+        terminated = isinstance(stop, SIGTERMException)
+        if not (terminated or any(isinstance(error, KeyboardInterrupt) for error in (stop, stop.__context__))):
             raise
-        kept = "nothing was kept, as no folder was given"
-        if out is not None and (out / checkpoints.LAST).exists():
-            kept = f"{out / checkpoints.LAST} holds the epoch before; the same call continues from there"
-        elif out is not None:
-            kept = "nothing was kept, as no epoch was complete"
-        raise KeyboardInterrupt(f"training stopped in epoch {state.epoch + 1}: {kept}") from None
+        message = f"training stopped in epoch {state.epoch + 1}: {_kept(out)}"
+        raise (SIGTERMException(message) if terminated else KeyboardInterrupt(message)) from None
     finally:
         if main:
             signal.signal(signal.SIGINT, handler)
+
+
+def _kept(out: Path | None) -> str:
+    if out is None:
+        return "nothing was kept, as no folder was given"
+    last = out / checkpoints.LAST
+    if (out / checkpoints.STARTED_OVER).exists():
+        return f"nothing was kept, as no epoch was complete; {out} still holds the run before"
+    if last.exists():
+        return f"{last} holds the epoch before; the same call continues from there"
+    return "nothing was kept, as no epoch was complete"
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -19,7 +20,7 @@ pytest.importorskip("rich", reason="needs the 'cli' extra")
 
 from rich.console import Console
 
-from mmvae_fast.demo import report
+from mmvae_fast.demo import data, report
 from mmvae_fast.demo import run as demo
 from mmvae_fast.demo.evaluate import TARGETS
 from mmvae_fast.models import MoPoE, MultimodalVAE
@@ -96,7 +97,11 @@ def test_the_report_says_how_to_use_it_and_that_works(finished, monkeypatch):
 
 @pytest.fixture
 def quick_export(finished, monkeypatch):
-    """Exporting takes most of a tiny run: take the finished run's bundle, which is right if the model is the same."""
+    """Exporting takes most of a tiny run: take the finished run's bundle, which is right if the model is the same.
+
+    So the "onnx" figures of such a run are copies; that an export repeats them too is seen in the slow
+    test_two_whole_runs_write_the_same_metrics.
+    """
 
     def export(model, folder):
         shutil.copytree(finished.out / "onnx", folder)
@@ -127,6 +132,74 @@ def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(NotADirectoryError, match="expected a folder"):
         run(tmp_path / "out")
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    monkeypatch.setattr(demo, "_run", lambda *_: pytest.fail("refused too late"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["onnx/thesis.tex", "checkpoint/thesis.tex", "metrics.json/thesis.tex", "onnx"])
+def test_what_is_not_an_earlier_demos_is_refused_before_training(tmp_path, no_work, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match=str(tmp_path / name.split("/")[0])):
+        run(tmp_path)
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+def of_another_model(folder: Path) -> None:
+    """The same files, of a model that never heard of our captions."""
+    words = {word: f"another{i}" for i, word in enumerate(data.VOCABULARY)}
+    for path in (folder / "onnx/manifest.json", *folder.glob("checkpoint/*/config.json")):
+        path.write_text(re.sub(r'"(\w+)"', lambda found: f'"{words.get(found[1], found[1])}"', path.read_text()))
+
+
+def with_notes(folder: Path) -> None:
+    for name in ("onnx", "checkpoint/best"):
+        (folder / name / "notes.txt").write_text("mine")
+
+
+@pytest.mark.parametrize("change", [of_another_model, with_notes])
+@pytest.mark.parametrize("name", ["onnx", "checkpoint"])
+def test_bundles_and_checkpoints_of_ones_own_are_refused_too(finished, tmp_path, no_work, name, change):
+    for other in ("onnx", "checkpoint"):
+        shutil.copytree(finished.out / other, tmp_path / other)
+    demo._check_replaceable(tmp_path)
+    change(tmp_path)
+    shutil.rmtree(tmp_path / ({"onnx", "checkpoint"} - {name}).pop())
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match=f"{name} is not the {name} folder of an earlier demo"):
+        run(tmp_path)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk fell out")])
+@pytest.mark.parametrize("call", range(1, 13))
+def test_a_failure_while_publishing_leaves_everything_as_it_was(tmp_path, monkeypatch, error, call):
+    stage, out, rename, calls = tmp_path / "stage", tmp_path / "out", os.rename, []
+    for folder, text, names in ((stage, "new", WRITTEN), (out, "old", {"onnx", "metrics.json", "report.html"})):
+        for name in names:
+            path = folder / name if "." in name else folder / name / "file"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    before = contents(out)
+
+    def fail(source, target):
+        calls.append(target)
+        if len(calls) == call:
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        demo._publish(stage, out)
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize(

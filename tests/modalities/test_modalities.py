@@ -104,11 +104,61 @@ def test_custom_networks_are_used_and_asked_for_on_the_way_back():
         {**Vector(3).config(), "shape": [3, 3]},
         {**Image((1, 2, 2)).config(), "scale": "x"},
         [],
+        {**Vector(3).config(), "kind": ["vector"]},
     ],
 )
 def test_malformed_descriptions_are_refused(config):
     with pytest.raises(ValueError, match="modality"):
         Modality.from_config(config)
+
+
+@pytest.fixture
+def registry():
+    """Classes of a test are forgotten after it."""
+    before = dict(MODALITIES)
+    yield MODALITIES
+    MODALITIES.clear()
+    MODALITIES.update(before)
+
+
+def test_a_subclass_without_a_kind_of_its_own_is_not_saved_as_its_parent(registry):
+    class MyImage(Image):
+        pass
+
+    assert registry["image"] is Image
+    with pytest.raises(TypeError, match=r"MyImage has no kind of its own \(it would be loaded as a 'image' modality\)"):
+        MyImage((1, 2, 2)).config()
+
+    class Photo(Image):
+        kind = "photo"
+
+    assert type(Modality.from_config(Photo((1, 2, 2)).config())) is Photo
+
+
+def test_a_kind_names_one_class(registry):
+    with pytest.raises(ValueError, match=r"Sound: kind 'audio' is that of mmvae_fast.modalities.audio.Audio already"):
+
+        class Sound(Audio):
+            kind = "audio"
+
+    assert registry["audio"] is Audio
+
+    def cell():  # of a notebook
+        class Smell(Vector):
+            kind = "smell"
+
+        return Smell
+
+    first, second = cell(), cell()
+    assert registry["smell"] is second is not first
+
+
+def test_an_empty_network_is_a_network():
+    encoder, decoder, text_encoder = nn.Sequential(), nn.Sequential(), nn.ModuleList()
+    modality = Vector(2, encoder=encoder, decoder=decoder)
+    assert modality.make_encoder(2) is encoder
+    assert modality.make_decoder(2) is decoder
+    assert Text(3, 2, encoder=text_encoder).make_encoder(2) is text_encoder
 
 
 def test_registry_names_every_kind():
@@ -219,6 +269,7 @@ def test_vocabulary_from_sentences():
     [
         (lambda: Text(WORDS, 2).tokenize(["a photo of"]), ValueError, "sentence 0 has 3 words, expected at most 2"),
         (lambda: Text(WORDS, 2).tokenize("a photo"), TypeError, "expected a list of sentences"),
+        (lambda: Text(WORDS, 2).tokenize(["a", 3]), TypeError, "a list of other things, expected a list of sentences"),
         (lambda: Text(9, 2).tokenize(["a"]), ValueError, "Text.tokenize: the vocabulary is 9 ids without words"),
         (lambda: Text(9, 2).detokenize(torch.zeros(1, 2, dtype=torch.int64)), ValueError, "without words"),
         (lambda: Text(WORDS, 2).detokenize(torch.full((1, 2), 99)), ValueError, "token ids from 99 to 99"),

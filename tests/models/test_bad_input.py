@@ -64,6 +64,17 @@ def test_batches_and_masks(model, batch, change, mask, error, message):
     [
         (lambda m, b: m.decode(torch.zeros(3, 4)), ValueError, r"z has shape \[3, 4\], expected \[..., 5\]"),
         (lambda m, b: m.decode([0.0] * 5), TypeError, "z is a list"),
+        (
+            lambda m, b: m.decode(torch.zeros(5)),
+            TypeError,
+            r"z is torch.float32, expected torch.float64 like the model",
+        ),
+        (lambda m, b: m.decode(torch.zeros(5).long()), TypeError, "z is torch.int64"),
+        (
+            lambda m, b: m({"text": b["text"] + 9}),
+            ValueError,
+            r"modality 'text': token ids from \d+ to \d+, expected 0 to 4",
+        ),
         (lambda m, b: m.decode(torch.zeros(5).double(), to=["smell"]), ValueError, "to names the modality 'smell'"),
         (lambda m, b: m.translate(b, "smell"), ValueError, "to names the modality 'smell'"),
         (lambda m, b: m.sample(), ValueError, "pass either n"),
@@ -92,6 +103,7 @@ def test_other_arguments(model, batch, call, error, message):
         (({1: Vector(2)}, 2), {}, ValueError, "modality name 1"),
         (({"mask": Vector(2)}, 2), {}, ValueError, "'mask' is reserved"),
         (({"keys": Vector(2)}, 2), {}, ValueError, "'keys' is reserved"),
+        (({"training": Vector(2)}, 2), {}, ValueError, "'training' is reserved"),
         (({"a": Vector(2)}, 0), {}, ValueError, "latent_dim is 0"),
         (({"a": Vector(2)}, 2.0), {}, ValueError, "latent_dim is 2.0"),
         (({"a": Vector(2)}, 2), {"beta": -1}, ValueError, "beta is -1"),
@@ -115,6 +127,25 @@ def test_constructors(cls, arguments, options, error, message):
 def test_too_many_random_subsets(count):
     with pytest.raises(ValueError, match="n_random_subsets"):
         MVAE({"a": Vector(2), "b": Vector(2)}, 2, n_random_subsets=count)
+
+
+def test_too_many_modalities_for_all_subsets():
+    many = {f"m{i}": Vector(1, hidden=()) for i in range(17)}
+    with pytest.raises(ValueError, match=r"MoPoE: got 17 modalities, expected at most 16: .* subsets"):
+        MoPoE(many, 2)
+    assert torch.isfinite(MVAE(many, 2)({"m0": torch.zeros(1, 1)}).loss)
+
+
+def test_experts_of_different_types():
+    encoder = Returns(lambda x: (x.double(), x.double()))
+    model = MoPoE({"v": Vector(2), "w": Vector(2, encoder=encoder)}, 2)
+    with pytest.raises(
+        TypeError, match="'w': its encoder returned mu in torch.float64, expected torch.float32 as mod.* 'v'"
+    ):
+        model({"v": torch.zeros(3, 2), "w": torch.zeros(3, 2)})
+    mixed = MoPoE({"v": Vector(2, encoder=Returns(lambda x: (x, x.double())))}, 2)
+    with pytest.raises(TypeError, match="'v': its encoder returned logvar in torch.float64"):
+        mixed({"v": torch.zeros(3, 2)})
 
 
 def test_likelihood_weights_by_dimension():

@@ -87,6 +87,14 @@ def test_tied_networks_are_saved(tmp_path):
     torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_type_of_the_numbers_survives(tmp_path, dtype):
+    model = MoPoE({"v": custom(), "w": Vector(3)}, 2).to(dtype)
+    again = MoPoE.load(model.save(tmp_path), encoders={"v": Encoder()}, decoders={"v": nn.Linear(2, 4)})
+    assert again.dtype == dtype
+    torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+
+
 @pytest.fixture
 def folder(tmp_path):
     return MoPoE({"image": Image((1, 2, 2)), "v": Vector(3)}, 2).save(tmp_path / "m")
@@ -110,6 +118,12 @@ def edit(folder, **changes):
         (lambda f: edit(f, model="GAN"), r"model is 'GAN', expected one of \['MVAE', 'MoPoE'\]"),
         (lambda f: edit(f, latent_dim="2"), "latent_dim is '2', expected a int"),
         (lambda f: edit(f, modalities={"v": {"kind": "smell"}}), "modality 'v': modality of kind 'smell'"),
+        (
+            lambda f: edit(f, modalities={"v": {"kind": ["v"]}}),
+            r"modality 'v': modality of kind \['v'\], expected one of",
+        ),
+        (lambda f: edit(f, dtype="int8"), "dtype is 'int8', expected one of"),
+        (lambda f: edit(f, dtype=["float32"]), r"dtype is \['float32'\]"),
         (lambda f: edit(f, options={"gamma": 1}), "does not describe a MoPoE"),
         (lambda f: edit(f, latent_dim=3), "weights of another model"),
         (lambda f: edit(f, modalities={"v": Vector(3).config()}), "does not describe a MoPoE: likelihood_weights"),

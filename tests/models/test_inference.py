@@ -172,6 +172,54 @@ def test_log_likelihood_of_one_sample_is_the_log_weight(model, batch):
     torch.testing.assert_close(model.log_likelihood(batch, n_samples=1, seed=9), expected)
 
 
+@pytest.mark.parametrize("cls", [MVAE, MoPoE])
+@pytest.mark.parametrize("logvar", [0.0, -20.0, -60.0, -100.0])
+def test_log_likelihood_of_peaked_posteriors(cls, logvar):
+    """In float32, z - mu is rounding noise or 0 there, and exp(-logvar) overflows."""
+
+    class Peaked(nn.Module):
+        def forward(self, x):
+            return 3 * x, torch.full_like(x, logvar)
+
+    torch.manual_seed(0)
+    model = cls({"v": Vector(3, encoder=Peaked()), "w": Vector(3, encoder=Peaked())}, 3)
+    batch = {"v": torch.randn(4, 3), "w": torch.randn(4, 3)}
+    single = model.log_likelihood(batch, n_samples=20, seed=1)
+    double = model.double().log_likelihood({n: x.double() for n, x in batch.items()}, n_samples=20, seed=1)
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-4)
+
+
+def test_autocast_with_something_absent():
+    """The experts of what is absent have the type of those that are there."""
+    torch.manual_seed(0)
+    for cls in (MVAE, MoPoE):
+        model = cls({"v": Vector(3), "w": Vector(2)}, 2)
+        batch = {"w": torch.randn(4, 2)}
+        with torch.autocast("cpu", torch.bfloat16):
+            q = model.encode(batch)
+            loss = model(batch, seed=1).loss
+            assert q.mu.dtype == torch.bfloat16
+            assert model.decode(q.mu, "v")["v"].shape == (4, 3)
+            assert torch.isfinite(model.log_likelihood(batch, n_samples=3)).all()
+        loss.backward()
+        torch.testing.assert_close(loss.float(), model(batch, seed=1).loss, rtol=0.03, atol=0.03)
+
+
+def test_compiled_with_something_absent():
+    """Without graph breaks, with gradients: the training step, and encoding."""
+    torch.manual_seed(0)
+    model = MoPoE({n: Vector(2, hidden=()) for n in ("v", "w", "x")}, 2)
+    batch = {"w": torch.randn(4, 2)}
+    torch._dynamo.reset()
+    for function in (lambda m: m(batch, seed=1).loss, lambda m: sum(t.sum() for t in m.encode(batch))):
+        grads = []
+        for call in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+            model.zero_grad()
+            call(model).backward()
+            grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        torch.testing.assert_close(grads[1], grads[0])
+
+
 def test_half_and_single_precision_models(make_model, batch):
     model = make_model().float()
     single = {n: x.float() if x.is_floating_point() else x for n, x in batch.items()}

@@ -137,7 +137,11 @@ def test_huge_weights_go_beside_the_file(tmp_path, monkeypatch, quick):
     result = export_onnx(tiny(), tmp_path / "b")
     assert (result.folder / "encoder_v.onnx.data").stat().st_size > 100 * 3 * 4
     assert "encoder_v.onnx.data" in result.manifest.files
-    (result.folder / "encoder_v.onnx.data").write_bytes(b"")
+    runtime, x = Runtime.load(result.folder), np.zeros((1, 3), np.float32)
+    Runtime.load(result.folder).encode({"v": x})  # nothing changed
+    (result.folder / "encoder_v.onnx.data").write_bytes(bytes((result.folder / "encoder_v.onnx.data").stat().st_size))
+    with pytest.raises(ValueError, match=r"encoder_v\.onnx: changed since it was loaded"):
+        runtime.encode({"v": x})
     with pytest.raises(ValueError, match=r"encoder_v\.onnx\.data: SHA-256"):
         Runtime.load(result.folder)
 
@@ -277,16 +281,65 @@ def test_empty_folder_is_fine_and_parents_are_made(tmp_path, mopoe, instant):
         Runtime.load(folder)
 
 
+def test_an_empty_folder_is_filled_not_replaced(tmp_path, mopoe, instant, monkeypatch):
+    """A process may stand in it (here: this one), and a mount point cannot be renamed."""
+    monkeypatch.chdir(tmp_path)
+    before = os.stat(".").st_ino
+    export_onnx(mopoe.model, ".")
+    assert os.getcwd() == os.path.realpath(tmp_path)
+    assert os.stat(tmp_path).st_ino == before
+    Runtime.load(".")
+    assert {f.name for f in tmp_path.iterdir()} == {f.name for f in mopoe.folder.iterdir()}
+
+
+def test_a_failure_while_filling_leaves_the_folder_empty(tmp_path, mopoe, instant, monkeypatch):
+    rename, calls = os.rename, []
+
+    def fail_at_the_third(source, target):
+        calls.append(Path(target).name)
+        if len(calls) == 3:
+            raise OSError("disk fell out")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_at_the_third)
+    with pytest.raises(OSError, match="disk fell out"):
+        export_onnx(mopoe.model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(os, "rename", lambda a, b: (calls.append(Path(b).name), rename(a, b)))
+    export_onnx(mopoe.model, tmp_path)
+    assert calls[-1] == "manifest.json"
+
+
+def test_files_that_come_into_an_empty_folder_meanwhile_stay(tmp_path, mopoe, monkeypatch):
+    def write(model, folder, opset):
+        (tmp_path / "fusion.onnx").write_text("mine")
+        for file in mopoe.folder.iterdir():
+            shutil.copy(file, folder)
+        return mopoe.result.manifest
+
+    monkeypatch.setattr(export, "_write_bundle", write)
+    with pytest.raises(FileExistsError, match=r"was empty and now holds \['fusion\.onnx'\]"):
+        export_onnx(mopoe.model, tmp_path, verify=False)
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"fusion.onnx": "mine"}
+
+
+def test_a_mount_point_with_a_bundle_is_refused_at_once(copied, mopoe, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == copied)
+    monkeypatch.setattr(export, "_write_bundle", lambda *_: pytest.fail("refused too late"))
+    with pytest.raises(FileExistsError, match="is a mount point, which cannot be replaced"):
+        export_onnx(mopoe.model, copied, overwrite=True)
+
+
 def test_folders_of_others_are_never_deleted(tmp_path, mopoe, copied, instant):
     thesis = tmp_path / "thesis"
     thesis.mkdir()
     (thesis / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="is not a bundle, so it is not overwritten"):
+    with pytest.raises(FileExistsError, match=r"is not a folder with nothing but a bundle .* holds thesis\.tex"):
         export_onnx(mopoe.model, thesis, overwrite=True)
     (copied / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"not part of its bundle.*notes\.txt"):
+    with pytest.raises(FileExistsError, match=r"is not a folder with nothing but a bundle .* holds .* more"):
         export_onnx(mopoe.model, copied, overwrite=True)
-    with pytest.raises(FileExistsError, match="is a file, expected a folder"):
+    with pytest.raises(FileExistsError, match="is a file, expected a folder with nothing but a bundle"):
         export_onnx(mopoe.model, thesis / "thesis.tex", overwrite=True)
     assert (thesis / "thesis.tex").read_text() == "years of work"
     assert (copied / "notes.txt").read_text() == "mine"

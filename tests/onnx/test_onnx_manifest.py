@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -94,6 +95,16 @@ def put(value, *path):
         (put(["x"], "modalities"), "a modality is a str, expected an object"),
         (put([0], "modalities", 0, "shape"), r"'shape' is \[0\], expected a list of positive ints"),
         (put("float64", "modalities", 0, "dtype"), "modality 'image' has dtype 'float64'"),
+        (put(4, "latent_dim"), r"part 'fusion': inputs are .*'mu', 'float32', \['batch', 3, 6\].* expected .* 3, 4\]"),
+        (put([2, 5, 4], "modalities", 0, "shape"), r"part '\w+_image': .* expected .*\['batch', 2, 5, 4\]"),
+        (
+            put("float64", "parts", "decoder_image", "outputs", 0, "dtype"),
+            "part 'decoder_image': outputs are .*float64",
+        ),
+        (put([], "parts", "encoder_text", "inputs"), r"part 'encoder_text': inputs are \[\], expected"),
+        (put("mean", "parts", "encoder_text", "outputs", 0, "name"), "part 'encoder_text': outputs are .*'mean'"),
+        (put([3, 9], "modalities", 1, "param_shape"), r"'text' has 'param_shape' \[3, 9\].*\[3, 8\]"),
+        (put("other", "noise", "generator"), "'noise' is .*'other'.*, expected .*philox4x32-10"),
         (put(["a"], "modalities", 1, "vocabulary"), "modality .text. has 1 words, expected .vocabulary_size. 8"),
         (put(None, "modalities", 1, "vocabulary_size"), "modality 'text' has no 'vocabulary_size'"),
         (put("text", "modalities", 0, "name"), "names one twice"),
@@ -149,3 +160,26 @@ def test_swapped_parts_with_the_right_hash(copied, make_inputs):
     rehash(copied, "encoder_image.onnx")
     with pytest.raises(BundleError, match=r"encoder_image\.onnx: inputs are .*'batch', 4, 3.* expected .*1, 5, 4"):
         Runtime.load(copied).encode({"image": make_inputs()["image"]})
+
+
+def tampered(folder) -> None:
+    """The same file with other weights, which would load and answer."""
+    model = onnx.load(folder / "encoder_audio.onnx")
+    weight = max(model.graph.initializer, key=lambda i: len(i.raw_data))
+    weight.raw_data = bytes(len(weight.raw_data))
+    onnx.save(model, folder / "encoder_audio.onnx")
+
+
+def deleted(folder) -> None:
+    (folder / "encoder_audio.onnx").unlink()
+
+
+@pytest.mark.parametrize("change", [tampered, deleted])
+def test_a_runtime_never_mixes_two_bundles(copied, make_inputs, change):
+    """Parts open on first use; by then another export may have taken the bundle's place."""
+    runtime, inputs = Runtime.load(copied), make_inputs()
+    runtime.encode({"text": inputs["text"]})
+    change(copied)
+    with pytest.raises(BundleError, match=r"encoder_audio\.onnx: changed since it was loaded"):
+        runtime.encode({"audio": inputs["audio"]})
+    runtime.encode({"text": inputs["text"]})  # what was open stays

@@ -136,14 +136,33 @@ def test_a_row_does_not_depend_on_the_others(mopoe, make_inputs):
 
 
 def test_nothing_observed_gives_the_prior(mopoe, make_inputs):
-    for inputs in (make_inputs(4), {}):
-        for mask in (np.zeros((4, 3), bool), {n: np.zeros(4, bool) for n in ("image", "text", "audio")}):
-            posterior = mopoe.runtime.encode(inputs, mask)
-            for value in posterior:
-                np.testing.assert_array_equal(value, np.zeros_like(value))
-            assert posterior.mu.shape == (4, 6)
-            assert posterior.kl.shape == (4,)
+    for mask in (np.zeros((4, 3), bool), {n: np.zeros(4, bool) for n in ("image", "text", "audio")}):
+        posterior = mopoe.runtime.encode(make_inputs(4), mask)
+        for value in posterior:
+            np.testing.assert_array_equal(value, np.zeros_like(value))
+        assert posterior.mu.shape == (4, 6)
+        assert posterior.kl.shape == (4,)
     assert mopoe.runtime.info["latent_dim"] == 6
+
+
+def test_what_is_not_given_is_missing_whatever_the_mask_says(mopoe, make_inputs):
+    """As in the model."""
+    text = {"text": make_inputs()["text"]}
+    expected = mopoe.runtime.encode(text)
+    for mask in (np.ones((5, 3), bool), {"image": np.ones(5, bool)}):
+        with torch.no_grad():
+            theirs = {n: torch.from_numpy(m) for n, m in mask.items()} if isinstance(mask, dict) else torch.tensor(mask)
+            np.testing.assert_allclose(expected.mu, mopoe.model.encode(tensors(text), theirs).mu, **CLOSE)
+        np.testing.assert_array_equal(mopoe.runtime.encode(text, mask).mu, expected.mu)
+
+
+def test_no_inputs_are_an_error_whatever_the_mask_says(mopoe):
+    """As in the model."""
+    mask = np.zeros((4, 3), bool)
+    with pytest.raises(ValueError, match="batch is empty"):
+        mopoe.model.encode({}, torch.from_numpy(mask))
+    with pytest.raises(MissingInput, match="inputs is empty"):
+        mopoe.runtime.encode({}, mask)
 
 
 def test_empty_batch(mopoe, make_inputs):
@@ -216,6 +235,8 @@ def poke(value):
         (bad(image=lambda x: x > 0.5), BadDtype, "'image' has dtype bool, expected float32"),
         (bad(image=lambda x: x.astype(complex)), BadDtype, "'image' has dtype complex128"),
         (bad(image=lambda x: x.astype(object)), BadDtype, "'image' has dtype object"),
+        (bad(image=np.ma.masked_array), BadDtype, "'image' is a masked array, expected a plain one; .* mask"),
+        (bad(audio=lambda x: np.ma.masked_less(x, 0)), BadDtype, "'audio' is a masked array"),
         (bad(image=lambda x: "cat.png"), BadDtype, "'image' has dtype <U7"),
         (bad(image=lambda x: [[1.0], [1.0, 2.0]]), BadDtype, "'image' is a list that NumPy cannot read"),
         (bad(image=lambda x: torch.zeros(5, 1, 5, 4, requires_grad=True)), BadDtype, "'image' is a Tensor that NumPy"),
@@ -304,8 +325,12 @@ def test_text_as_the_modality_does_it(mopoe):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda r: r.tokenize(["a drawing of zero"]), BadShape, "text 0 has 4 words, expected at most 3"),
-        (lambda r: r.tokenize("a drawing"), BadDtype, "texts is a str, expected a list of strings"),
+        (
+            lambda r: r.tokenize(["a drawing of zero"]),
+            BadShape,
+            "modality 'text': sentence 0 has 4 words, expected at most 3",
+        ),
+        (lambda r: r.tokenize("a drawing"), BadDtype, "modality 'text': got one string, expected a list of sentences"),
         (lambda r: r.tokenize(["a"], "image"), UnknownModality, "unknown modality with a vocabulary 'image'"),
         (lambda r: r.detokenize([[0, 1, 99]]), BadValue, "'text' holds token 99"),
     ],

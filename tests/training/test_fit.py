@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 import mmvae_fast
 from mmvae_fast.models import MoPoE, MultimodalVAE
 from mmvae_fast.training import fit
+from mmvae_fast.training.data import Collate
 from mmvae_fast.training.warmup import warmup
 
 
@@ -115,6 +116,75 @@ def test_masks_in_all_forms(make_model, data, quiet):
     for history, state in results[1:]:
         assert history == results[0][0]
         assert_same(state, results[0][1])
+
+
+def test_rows_of_a_data_set_may_lack_keys(make_model, data, quiet):
+    """The same run as with tensors and a mask, whatever is missing where; and a row's own mask counts too."""
+    observed = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) > 0.4
+    observed[:16] = torch.tensor([True, False])  # without validation's shuffling, a batch in which nobody has text
+    said = torch.arange(40) % 3 > 0  # text that is there, but not to be used
+    rows = []
+    for i in range(40):
+        row = {"vector": data["vector"][i].numpy(), "text": data["text"][i].tolist()}
+        row = {name: x if observed[i, m] else None for m, (name, x) in enumerate(row.items())}
+        if i % 2:
+            row = {name: x for name, x in row.items() if x is not None}
+        row["mask"] = {"text": bool(said[i])} if i % 4 else torch.tensor([True, said[i]])
+        rows.append(row)
+    mask = observed & torch.stack([torch.ones_like(said), said], dim=1)
+    runs = []
+    for form in ({**data, "mask": mask}, rows):
+        model = make_model()
+        runs.append((fit(model, form, epochs=2, validation=form, **quiet), weights(model)))
+    assert runs[1][0] == runs[0][0]
+    assert_same(runs[1][1], runs[0][1])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"smell": torch.zeros(3)}, "row 1 of a batch of the data names the modality 'smell', expected some of"),
+        ({"mask": {"smell": True}}, "row 1 of a batch of the data's mask names the modality 'smell'"),
+        (
+            {"mask": torch.ones(3).bool()},
+            r"row 1 .* has a mask of torch.bool \[3\], expected a bool for every modality",
+        ),
+        ({"mask": {"text": 0.5}}, r"row 1 .* has a mask of torch.float32 \[2\]"),
+        ({"mask": {"text": torch.ones(2).bool()}}, r"row 1 .* has a mask of torch.bool \[0\]"),
+        (
+            {"vector": torch.zeros(5)},
+            r"row 1 .*: modality 'vector' is torch.float32 \[5\], expected torch.float32 \[6\]",
+        ),
+        ({"vector": np.zeros(6)}, r"row 1 .*: modality 'vector' is torch.float64 \[6\], expected torch.float32"),
+    ],
+)
+def test_bad_rows_of_a_data_set(make_model, data, row, message):
+    good = {"vector": data["vector"][0], "text": data["text"][0]}
+    with pytest.raises(ValueError, match=message):
+        Collate(make_model())([good, {**good, **row}])
+
+
+def test_modules_keep_their_modes(make_model, data, quiet):
+    """A part that is frozen in eval() stays so while the rest trains, through validation too."""
+    seen = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, module, *_):
+            model = module.model
+            seen.append((model.training, model.encoders["vector"].training, model.decoders["vector"].training))
+
+    model = make_model().train()
+    model.encoders["vector"].eval()
+    fit(model, data, epochs=2, validation=data, callbacks=[Look()], **quiet)
+    assert set(seen) == {(True, False, True)}
+    assert model.training
+    assert model.decoders["text"].training
+    assert not any(part.training for part in model.encoders["vector"].modules())
+    seen.clear()
+    model.eval().decoders["vector"].train()
+    fit(model, data, epochs=1, callbacks=[Look()], **quiet)
+    assert set(seen) == {(True, True, True)}  # a model in eval() is trained as a whole
+    assert [part.training for part in (model, model.encoders, model.decoders["vector"])] == [False, False, True]
 
 
 def test_a_modality_that_is_never_there_is_not_trained(make_model, data, quiet):
@@ -275,7 +345,7 @@ def test_data_sets_with_random_augmentation_are_reproducible(make_model, data, q
             ValueError,
             "data: mask has shape",
         ),
-        ({"data": [torch.zeros(6)] * 3}, TypeError, "a batch of the data is a Tensor, expected a dict"),
+        ({"data": [torch.zeros(6)] * 3}, TypeError, "row 0 of a batch of the data is a Tensor, expected a dict"),
         ({"validation": {"vector": torch.zeros(3, 5)}}, ValueError, "validation: modality 'vector'"),
         ({"model": torch.nn.Linear(1, 1)}, TypeError, "model is a Linear, expected a MultimodalVAE"),
     ],

@@ -5,13 +5,15 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from mmvae_fast._files import recover_folder, replace_folder, temporary_sibling, write_atomic
+from mmvae_fast._files import check_replaceable, recover_folder, replace_folder, temporary_sibling, write_atomic
 from mmvae_fast.modalities import Vector
 from mmvae_fast.models import MVAE, MoPoE, MultimodalVAE
 from mmvae_fast.training import checkpoints, fit
@@ -157,6 +159,124 @@ def test_starting_over(make_model, run, tmp_path):
     assert json.loads((tmp_path / "history.json").read_text()) == second
 
 
+def folder_contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+FOREIGN = {
+    "last": lambda out: ((out / "last").mkdir(), (out / "last/thesis.txt").write_text("mine")),
+    "best": lambda out: ((out / "best").mkdir(), (out / "best/config.json").write_text('{"format": "theirs"}')),
+    "last is a file": lambda out: (out / "last").write_text("mine"),
+    "history": lambda out: (out / "history.json").write_text('[{"when": "1066"}]'),
+}
+
+
+@pytest.mark.parametrize("resume", ["auto", False])
+@pytest.mark.parametrize("put", FOREIGN.values(), ids=FOREIGN)
+def test_nothing_of_others_is_replaced(make_model, data, tmp_path, put, resume):
+    out = tmp_path / "out"
+    out.mkdir()
+    put(out)
+    before = folder_contents(out)
+    never = Stop(0, AssertionError("trained"))
+    with pytest.raises(FileExistsError, match=r"last.*thesis.txt|best.*config.json|last is a file|history.json is no"):
+        fit(make_model(), data, out=out, resume=resume, callbacks=[never], **OPTIONS)
+    assert folder_contents(out) == before
+
+
+def test_what_others_have_beside_a_run_stays(make_model, data, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "best").mkdir()  # empty: nobody loses anything
+    for _ in range(2):
+        fit(make_model(), data, out=tmp_path, resume=False, **{**OPTIONS, "epochs": 1})
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "cwd", "history.json", "last", "notes.txt"]
+
+
+def test_starting_over_and_stopped_in_the_first_epoch(make_model, data, stopped):
+    """The earlier run stays, and is not taken for the new one."""
+    before = folder_contents(stopped)
+    with pytest.raises(KeyboardInterrupt, match=r"in epoch 1: nothing was kept.*still holds the run before"):
+        fit(make_model(), data, out=stopped, resume=False, callbacks=[Stop(0)], **OPTIONS)
+    after = folder_contents(stopped)
+    marker = [p for p in after if p not in before]
+    assert [p.name for p in marker] == ["started-over.txt"]
+    assert {p: content for p, content in after.items() if p in before} == before
+    for resume in ("auto", True):
+        with pytest.raises(ValueError, match=r"resume=False set out to replace.*remove .*started-over.txt to go on"):
+            fit(make_model(), data, out=stopped, resume=resume, **OPTIONS)
+    shutil.copytree(stopped, stopped.with_name("copy"))
+    (stopped / marker[0]).unlink()
+    assert len(fit(make_model(), data, out=stopped, **OPTIONS)) == EPOCHS  # the earlier run goes on
+    whole, again = make_model(), make_model()
+    history = fit(whole, data, seed=9, **OPTIONS)
+    assert fit(again, data, out=stopped.with_name("copy"), resume=False, seed=9, **OPTIONS) == history
+    assert "started-over.txt" not in os.listdir(stopped.with_name("copy"))
+
+
+def test_starting_over_and_killed_in_the_first_write(make_model, data, stopped, monkeypatch):
+    """With the new best/ in place and not yet the new last/, the old last/ must not go on."""
+    real = checkpoints.replace_folder
+
+    def killed_before_last(temp, target):
+        if target.name == "last":
+            raise OSError("killed")
+        real(temp, target)
+
+    monkeypatch.setattr(checkpoints, "replace_folder", killed_before_last)
+    with pytest.raises(OSError, match="killed"):
+        fit(make_model(), data, out=stopped, resume=False, seed=9, **OPTIONS)
+    monkeypatch.setattr(checkpoints, "replace_folder", real)
+    (stopped / "started-over.txt").unlink()
+    history = fit(make_model(), data, out=stopped, seed=9, warmup_epochs=1, **OPTIONS)
+    assert history == fit(make_model(), data, seed=9, warmup_epochs=1, **OPTIONS)
+
+
+def test_other_data_of_the_same_shape(make_model, data, stopped):
+    other = {**data, "vector": data["vector"] + 1}
+    for epochs in (3, EPOCHS):
+        with pytest.raises(ValueError, match=r"other settings: data.vector was 'float32 \[40, 6\] .*', now 'float32 "):
+            fit(make_model(), other, out=stopped, **{**OPTIONS, "epochs": epochs})
+    masked = {**data, "mask": {"text": torch.arange(40) > 3}}
+    with pytest.raises(ValueError, match=r"data.mask.text was None, now 'bool \[40\]"):
+        fit(make_model(), masked, out=stopped, **OPTIONS)
+    with pytest.raises(ValueError, match=r"data.text was 'int64 \[40, 2\] .*', now None"):
+        fit(make_model(), {"vector": data["vector"]}, out=stopped, **OPTIONS)
+    copies = {name: x.t().contiguous().t() for name, x in reversed(data.items())}  # the same data, laid out otherwise
+    assert len(fit(make_model(), copies, out=stopped, **OPTIONS)) == EPOCHS
+
+
+def test_a_finished_run_says_so(make_model, data, stopped, capfd):
+    options = {**OPTIONS, "epochs": 3}
+    fit(make_model(), data, out=stopped, **{**options, "progress": True})
+    assert capfd.readouterr().err == f"{stopped} already holds 3 of 3 epochs; nothing trained\n"
+    fit(make_model(), data, out=stopped, **options)
+    assert capfd.readouterr().err == ""
+
+
+def test_sigterm_says_what_is_kept(make_model, data, tmp_path):
+    handler = signal.getsignal(signal.SIGTERM)
+
+    class Terminate(Callback):
+        def on_train_batch_start(self, trainer, module, *_):
+            if module.progress.epoch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit, match="training stopped in epoch 2: .*last holds the epoch before"):
+        fit(make_model(), data, out=tmp_path, callbacks=[Terminate()], **OPTIONS)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert len(fit(make_model(), data, out=tmp_path, **OPTIONS)) == EPOCHS
+
+
+def test_a_modality_without_a_kind_is_refused_before_training(data, tmp_path):
+    class Nameless(Vector):
+        pass
+
+    model = MoPoE({"vector": Nameless(6)}, 2)
+    with pytest.raises(TypeError, match="Nameless has no kind of its own"):
+        fit(model, {"vector": data["vector"]}, out=tmp_path, callbacks=[Stop(0, AssertionError("trained"))], **OPTIONS)
+
+
 def test_insisting_on_a_checkpoint(make_model, run, tmp_path):
     with pytest.raises(ValueError, match="resume is True, but there is no checkpoint in"):
         run(make_model(), tmp_path, resume=True)
@@ -260,11 +380,13 @@ def test_the_order_of_modalities_is_part_of_a_model(make_model, data, stopped):
         ({"batch_size": 8}, "batch_size was 16, now 8"),
         ({"warmup_epochs": 2}, "warmup_epochs was 3, now 2"),
         ({"gradient_clip": 1.0}, "gradient_clip was None, now 1.0"),
-        ({"rows": 30}, "rows was 40, now 30"),
+        ({"rows": 30}, r"rows was 40, now 30; data.vector was 'float32 \[40, 6\] \w{8}', now .*"),
+        ({"validation": True}, "validation_rows was 0, now 40; validation.vector was None, now .*"),
     ],
 )
 def test_a_run_with_other_settings(make_model, data, stopped, change, message):
     rows = change.pop("rows", 40)
+    change |= {"validation": data} if change.get("validation") else {}
     with pytest.raises(ValueError, match=f"holds a run with other settings: {message}. Use those, another folder, or"):
         fit(make_model(), {n: x[:rows] for n, x in data.items()}, out=stopped, **{**OPTIONS, **change})
 
@@ -324,3 +446,50 @@ def test_recover_folder(tmp_path):
     assert not (tmp_path / ".t.old").exists()
     recover_folder(tmp_path / "u")
     assert not (tmp_path / "u").exists()
+
+
+def test_check_replaceable(tmp_path):
+    def is_ours(folder):
+        return (folder / "mark").exists()
+
+    check_replaceable(tmp_path / "absent", is_ours, "a thing of ours")
+    (tmp_path / "empty").mkdir()
+    check_replaceable(tmp_path / "empty", is_ours, "a thing of ours")
+    full = tmp_path / "full"
+    full.mkdir()
+    for name in "edcba":
+        (full / name).touch()
+    with pytest.raises(FileExistsError, match=r"full is not a thing of ours .*it holds a, b, c and 2 more; choose"):
+        check_replaceable(full, is_ours, "a thing of ours")
+    (full / "mark").touch()
+    check_replaceable(full, is_ours, "a thing of ours")
+    with pytest.raises(FileExistsError, match="a is a file, expected a thing of ours or nothing"):
+        check_replaceable(full / "a", is_ours, "a thing of ours")
+
+
+def test_what_killed_processes_left_is_swept(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    left = [f".t.{process.pid}-0.tmp", f".t.{os.getpid()}-999999.tmp"]  # the second: a container gives pids again
+    stay = [f".t.{os.getppid()}-0.tmp", f".other.{process.pid}-0.tmp", ".t.tmp", "t.x.tmp", ".t.notes.tmp"]
+
+    def leave():
+        for i, name in enumerate([*left, *stay]):
+            (tmp_path / name).mkdir(exist_ok=True) if i % 2 else (tmp_path / name).touch()
+
+    def write():
+        with temporary_sibling(tmp_path / "t") as mine, temporary_sibling(tmp_path / "t") as other:
+            assert mine.exists()  # a second one does not sweep the first
+            assert other.exists()
+
+    for action in (write, lambda: recover_folder(tmp_path / "t"), lambda: write_atomic(tmp_path / "t", b"")):
+        leave()
+        action()
+        assert {p.name for p in tmp_path.iterdir()} - {"cwd", "t"} == set(stay)
+
+
+def test_a_finished_folder_has_the_usual_permissions(tmp_path):
+    with temporary_sibling(tmp_path / "t") as temp:
+        replace_folder(temp, tmp_path / "t")
+    (tmp_path / "usual").mkdir()
+    assert (tmp_path / "t").stat().st_mode == (tmp_path / "usual").stat().st_mode

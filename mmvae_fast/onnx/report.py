@@ -1,0 +1,119 @@
+"""How far ONNX is from torch: outputs compared element by element, and the report of the worst ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmvae_fast.onnx.errors import ExportVerificationError
+
+
+@dataclass(frozen=True)
+class Check:
+    """One output of one part (or of the Runtime): the worst element over all cases."""
+
+    part: str
+    output: str
+    cases: int
+    difference: float
+    """The largest absolute difference, inf where one side is NaN or the shapes differ."""
+    passed: bool
+    detail: str
+    """The worst element against its tolerance: case, index, both values."""
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.passed else f"FAILED  {self.detail}"
+        return f"{self.part:<28} {self.output:<16} {self.cases:>5} {self.difference:>10.2e}  {verdict}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`verify` found. Printable; ``passed`` is the verdict, ``worst`` the largest absolute difference."""
+
+    checks: tuple[Check, ...]
+    rtol: float
+    atol: float
+
+    @property
+    def passed(self) -> bool:
+        return all(c.passed for c in self.checks)
+
+    @property
+    def worst(self) -> float:
+        return max((c.difference for c in self.checks), default=0.0)
+
+    @property
+    def failures(self) -> list[Check]:
+        return [c for c in self.checks if not c.passed]
+
+    def raise_if_failed(self) -> None:
+        """Raise ExportVerificationError naming the worst failure: part, output, index and both values."""
+        if not self.passed:
+            worst = max(self.failures, key=lambda c: c.difference)
+            raise ExportVerificationError(
+                f"{worst.part}: output {worst.output!r} differs from torch by {worst.difference:.3g}, expected at most "
+                f"{self.atol:g} + {self.rtol:g} * |torch|: {worst.detail} "
+                f"({len(self.failures)} of {len(self.checks)} checks failed)"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        checks = [{k: getattr(c, k) for k in ("part", "output", "cases", "difference", "passed")} for c in self.checks]
+        return {"passed": self.passed, "worst": self.worst, "rtol": self.rtol, "atol": self.atol, "checks": checks}
+
+    def __str__(self) -> str:
+        verdict = "passed" if self.passed else f"FAILED ({len(self.failures)} of {len(self.checks)} checks)"
+        header = f"{'part':<28} {'output':<16} {'cases':>5} {'worst abs':>10}"
+        worst = f"worst absolute difference {self.worst:.2e}"
+        summary = f"ONNX against torch: {verdict}, {worst} (rtol {self.rtol:g}, atol {self.atol:g})"
+        return "\n".join([header, *map(str, self.checks), summary])
+
+
+class Record:
+    """Compares outputs, and keeps the worst element of every one."""
+
+    def __init__(self, rtol: float, atol: float):
+        self.rtol, self.atol = rtol, atol
+        self._worst: dict[tuple[str, str], Check] = {}
+        self._excess: dict[tuple[str, str], float] = {}
+
+    def checks(self) -> tuple[Check, ...]:
+        return tuple(self._worst.values())
+
+    def add(
+        self, part: str, output: str, case: str, expected: Tensor, actual: np.ndarray, logits: Tensor | None = None
+    ) -> None:
+        """``logits`` [..., V]: torch's, for outputs that are their argmax."""
+        reference = expected.numpy()
+        if reference.shape != actual.shape or reference.dtype != actual.dtype:
+            ours, theirs = f"{reference.dtype}{list(reference.shape)}", f"{actual.dtype}{list(actual.shape)}"
+            self._keep(part, output, float("inf"), float("inf"), f"{case}: torch gives {ours}, onnx {theirs}")
+            return
+        values, found = reference.astype(np.float64), actual.astype(np.float64)
+        if logits is not None:  # ids are names, not numbers: compare what was maximised
+            values, found = (
+                logits.double().gather(-1, torch.from_numpy(ids).unsqueeze(-1)).squeeze(-1).numpy()
+                for ids in (reference, np.clip(actual, 0, logits.shape[-1] - 1))
+            )
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(found - values)
+            difference[found == values] = 0.0  # equal infinities
+            difference[np.isnan(difference)] = np.inf
+            tolerance = self.atol + self.rtol * np.where(np.isfinite(values), np.abs(values), 0.0)
+        excess = difference - tolerance
+        index = np.unravel_index(np.argmax(excess), excess.shape)
+        where = f"{case}, index {[int(i) for i in index]}: torch {reference[index]}, onnx {actual[index]}"
+        self._keep(part, output, float(difference.max()), float(excess[index]), where)
+
+    def _keep(self, part: str, output: str, difference: float, excess: float, detail: str) -> None:
+        key = (part, output)
+        old = self._worst.get(key)
+        if old is not None:
+            difference = max(difference, old.difference)
+            if excess <= self._excess[key]:
+                excess, detail = self._excess[key], old.detail
+        self._excess[key] = excess
+        self._worst[key] = Check(part, output, 1 + (old.cases if old else 0), difference, excess <= 0, detail)
