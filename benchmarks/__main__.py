@@ -119,7 +119,8 @@ def main() -> None:
     results = []
     header = f"{'function':<20}{'size':>10}{'':>9}{'ours us':>10}{'GB/s':>7}" + "".join(f"{c:>14}" for c in CONTESTANTS)
     print("\n".join(f"{k}: {v}" for k, v in environment(args.threads).items()))
-    print(f"\nratio = contestant / ours: above 1 the kernel is faster\n\n{header}\n{'-' * len(header)}")
+    print("\nratio = contestant / ours; target: above 1 in every row (the kernel is faster)")
+    print(f"\n{header}\n{'-' * len(header)}")
     for rows, dim in sizes:
         for case in cases(rows, dim):
             for direction in ("forward", "fwd+bwd"):

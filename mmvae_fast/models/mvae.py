@@ -42,11 +42,10 @@ class MVAE(MultimodalVAE):
         modalities: Mapping[str, Modality],
         latent_dim: int,
         *,
-        beta: float = 1.0,
-        likelihood_weights: str | Mapping[str, float] = "none",
         n_random_subsets: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(modalities, latent_dim, beta=beta, likelihood_weights=likelihood_weights)
+        super().__init__(modalities, latent_dim, **options)
         pool = _middle_subsets(len(self.modalities))
         if type(n_random_subsets) is not int or not 0 <= n_random_subsets <= len(pool):
             raise ValueError(

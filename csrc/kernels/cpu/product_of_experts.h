@@ -1,7 +1,7 @@
 // The product of a row's observed experts: precisions add, means are averaged by precision.
 //
 // Precisions are scaled by the largest one (as a softmax is), so logvar in [-100, 100] and +inf give finite results.
-// Floor with M experts: 4 (2M + 2) bytes an element forward (3 with z), 4 (4M + 1) backward.
+// Floor with M experts: 4 (2M + 2) bytes an element forward (3 with z), 4 (4M + 4) backward.
 #pragma once
 
 #include "../kernels.h"

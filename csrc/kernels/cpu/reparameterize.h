@@ -1,6 +1,7 @@
 // z = mu + e^(logvar / 2) * eps.
 //
-// Floor: 12 bytes an element forward, 24 backward; what limits the forward is drawing the noise.
+// Floor: 12 bytes an element forward, 20 backward (24 with the look at logvar, see sample_backward.h); what limits the
+// forward is drawing the noise.
 #pragma once
 
 #include "../kernels.h"
