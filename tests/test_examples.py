@@ -27,11 +27,11 @@ def drop_in():
 
 
 def test_drop_in(drop_in, capsys):
-    """Our functions move a training curve by no more than a change of seed does."""
+    """Our functions move a training curve by no more than a change of seed does, and about as much as other noise."""
     results = drop_in.main(["--epochs", "4", "--seeds", "3", "--latent", "16", "--hidden", "32"])
-    assert set(results) == {"swapped", "fused"}
-    for result in results.values():
-        assert 0 < result["change"] <= result["seed_change"]
+    for name in ("swapped", "fused"):
+        assert 0 < results[name]["change"] <= results["seed"]["change"]
+        assert results[name]["change"] < 3 * results["noise"]["change"]
     out = capsys.readouterr().out
     assert out.count("no more than a seed") == 2 and "MORE" not in out
 
