@@ -116,7 +116,7 @@ class GeneralizedProductOfExperts(nn.Module):
         dim: D for a weight an expert and dimension, None for one an expert. All start at 1, the plain product.
         prior: count N(0, I), of weight 1, as one more expert.
 
-    Source: Cao & Fleet, Generalized Product of Experts for Automatic and Principled Fusion, 2014.
+    Source: Cao & Fleet, Generalized Product of Experts, 2014.
     """
 
     def __init__(self, n_experts: int, dim: int | None = None, *, prior: bool = True) -> None:
