@@ -3,8 +3,8 @@
 // S is the element type in memory (float, double, bfloat16, float16), A = Arithmetic<S> the one of arithmetic, KLs and
 // log-probabilities. Rows are independent: a CPU kernel processes rows [begin, end), so callers split them over threads
 // as they like and get the same bits; a CUDA launch processes them all. Strides count elements; the last dimension is
-// always contiguous. A pointer documented "or nullptr" is an absent input, or an output nobody asked for. Seeds are read
-// through a pointer, on the device, so that a captured CUDA graph draws anew at every replay.
+// always contiguous. A pointer documented "or nullptr" is an absent input, or an output nobody asked for. Seeds are
+// read through a pointer, on the device, so that a captured CUDA graph draws anew at every replay.
 #pragma once
 
 #include <stdint.h>
@@ -71,8 +71,8 @@ template <class S>
 struct Divergence {
   Rows<const S> mu, logvar, prior_mu, prior_logvar;
   int64_t rows, dim;
-  Family family;       // normal or laplace
-  Arithmetic<S>* kl;   // [B]
+  Family family;      // normal or laplace
+  Arithmetic<S>* kl;  // [B]
 };
 
 template <class S>
@@ -98,9 +98,9 @@ struct PoE {
   S* logvar;  // [B, D]
   int64_t samples;
   const uint64_t* seed;
-  S* z;                       // [K, B, D]
-  Arithmetic<S>* kl;          // [B]; nullptr: product_of_experts
-  Arithmetic<S>* expert_kl;   // [M, B] or nullptr
+  S* z;                      // [K, B, D]
+  Arithmetic<S>* kl;         // [B]; nullptr: product_of_experts
+  Arithmetic<S>* expert_kl;  // [M, B] or nullptr
 };
 
 template <class S>
@@ -116,10 +116,10 @@ struct PoEBackward {
   ExpertGrads<S> out;
   int64_t samples;
   const uint64_t* seed;
-  const S* z;                             // [K, B, D] or nullptr: product_of_experts
-  const S* grad_z;                        // [K, B, D] or nullptr = 0
-  const Arithmetic<S>* grad_kl;           // [B] or nullptr = 0
-  const Arithmetic<S>* grad_expert_kl;    // [M, B] or nullptr = 0
+  const S* z;                           // [K, B, D] or nullptr: product_of_experts
+  const S* grad_z;                      // [K, B, D] or nullptr = 0
+  const Arithmetic<S>* grad_kl;         // [B] or nullptr = 0
+  const Arithmetic<S>* grad_expert_kl;  // [M, B] or nullptr = 0
 };
 
 // The gradient of product_of_experts to its weights: one partial sum for every block of kWeightBlock rows.
@@ -196,9 +196,9 @@ struct MixtureLogProb {
   Experts<S> experts;
   Family family;  // normal or laplace
   int64_t rows, dim, samples;
-  const S* z;                  // [K, B, D]
-  Arithmetic<S>* log_prob;     // [K, B]
-  Arithmetic<S>* densities;    // [K, B, M] log q_m(z), -inf where m is missing
+  const S* z;                // [K, B, D]
+  Arithmetic<S>* log_prob;   // [K, B]
+  Arithmetic<S>* densities;  // [K, B, M] log q_m(z), -inf where m is missing
 };
 
 template <class S>
@@ -225,11 +225,12 @@ struct LogLikelihood {
   const int64_t* classes_of;  // [N, P], categorical
   const S* params;            // [K, N, P] or [K, N, P, V]
   // normal and laplace: the scale of element (k, n, p) is scale[k * sample_stride + n * row_stride + p * step], or the
-  // number `scale_value` where scale is nullptr. step is 0 or 1, and 0 only where both strides are (one number for all).
+  // number `scale_value` where scale is nullptr. step is 0 or 1, and 0 only where both strides are (one number for
+  // all).
   const Arithmetic<S>* scale;
   double scale_value;
   int64_t scale_sample_stride, scale_row_stride, scale_step;
-  const bool* mask;      // [N / rows_per_mask] or nullptr: missing rows count 0
+  const bool* mask;  // [N / rows_per_mask] or nullptr: missing rows count 0
   int64_t rows_per_mask;
   Arithmetic<S>* out;             // [K, N]
   Arithmetic<S>* log_normalizer;  // [K, N, P], categorical: log sum exp of the logits, for backward
@@ -237,11 +238,11 @@ struct LogLikelihood {
 
 template <class S>
 struct LogLikelihoodBackward {
-  LogLikelihood<S> forward;          // its log_normalizer is an input here, its out is not used
-  const Arithmetic<S>* grad;         // [K, N]
-  S* grad_params;                    // like params, or nullptr
+  LogLikelihood<S> forward;   // its log_normalizer is an input here, its out is not used
+  const Arithmetic<S>* grad;  // [K, N]
+  S* grad_params;             // like params, or nullptr
   // One number for all: [K, N], a share for every row. Shared by the samples: [N, P], summed over them. Else [K, N, P].
-  Arithmetic<S>* grad_scale;         // or nullptr
+  Arithmetic<S>* grad_scale;  // or nullptr
 };
 
 struct Normals {
