@@ -304,7 +304,7 @@ MMVAE_DEVICE Pack<A, N> noise(uint64_t seed, int64_t row, int64_t sample, int64_
 #pragma unroll
   for (int i = 0; i < N; i += 4) {
     const Words w = philox(static_cast<uint32_t>(d / 4) + static_cast<uint32_t>(i / 4), static_cast<uint32_t>(row),
-                           static_cast<uint32_t>(sample), kStreamNormals, seed);
+                           static_cast<uint32_t>(sample), kStreamNoise, seed);
     if (family == Family::laplace) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) eps[i + j] = laplace_noise<A>(w.word[j]);
@@ -320,7 +320,7 @@ MMVAE_DEVICE Pack<A, N> noise(uint64_t seed, int64_t row, int64_t sample, int64_
 template <class A>
 MMVAE_DEVICE A normal_at(uint64_t seed, int64_t row, int64_t sample, int64_t d) {
   const Words w = philox(static_cast<uint32_t>(d / 4), static_cast<uint32_t>(row), static_cast<uint32_t>(sample),
-                         kStreamNormals, seed);
+                         kStreamNoise, seed);
   const bool second = d & 2;
   A n0, n1;
   box_muller(second ? w.word[2] : w.word[0], second ? w.word[3] : w.word[1], n0, n1);
