@@ -61,8 +61,7 @@ static __global__ void __launch_bounds__(kBlock) poe(const __grid_constant__ PoE
 #pragma unroll
           for (int i = 0; i < N; ++i) {
             const FromExpert<A> q = from_expert(mu[i], logvar[i], own_mu[i], own_logvar[i]);
-            if (i < n)
-              to_expert += kl_to_standard(q.distance, q.log_ratio, exp_and_tail(q.log_ratio).minus_1_minus_x);
+            if (i < n) to_expert += kl_to_standard(q.distance, q.log_ratio, exp_and_tail(q.log_ratio).minus_1_minus_x);
           }
         }
         to_expert = team_sum(to_expert, team);

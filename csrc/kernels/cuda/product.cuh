@@ -20,8 +20,7 @@ MMVAE_DEVICE void for_observed(const Experts<S>& experts, int64_t row, int64_t d
     Pack<A, N> mu[ahead], logvar[ahead];
     bool observed[ahead];
 #pragma unroll
-    for (int i = 0; i < ahead; ++i)
-      observed[i] = first + i < experts.count && experts.mask.observed(row, first + i);
+    for (int i = 0; i < ahead; ++i) observed[i] = first + i < experts.count && experts.mask.observed(row, first + i);
 #pragma unroll
     for (int i = 0; i < ahead; ++i) {
       if (!observed[i]) continue;
@@ -48,7 +47,9 @@ template <class A>
 struct Product {
   A shift, total, weighted_mean;
 
-  MMVAE_HD static Product start(bool prior) { return {prior ? A(0) : static_cast<A>(sizeof(A) == 4 ? 1e30 : 1e300), prior ? A(1) : A(0), A(0)}; }
+  MMVAE_HD static Product start(bool prior) {
+    return {prior ? A(0) : static_cast<A>(sizeof(A) == 4 ? 1e30 : 1e300), prior ? A(1) : A(0), A(0)};
+  }
 
   __device__ __forceinline__ void multiply(A mu, A logvar, A weight = 1) {
     if (weight == 0) return;  // it says nothing, whatever its log-variance
