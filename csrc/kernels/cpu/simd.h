@@ -184,6 +184,26 @@ static MMVAE_INLINE void store(S* p, Vec<S> v, int n) {
   Memory<S>::store(p, v, n);
 }
 
+// Elements stored as S in vectors of T, which may be a wider type than S is otherwise computed in.
+template <class T, class S>
+static MMVAE_INLINE Vec<T> load_as(const S* p, int n) {
+  if constexpr (sizeof(T) == sizeof(Arithmetic<S>)) {
+    return load(p, n);
+  } else {
+    Vec<T> v{};
+    for (int i = 0; i < n; ++i) v[i] = MMVAE_ISA::widen(p[i]);
+    return v;
+  }
+}
+template <class S, class V>
+static MMVAE_INLINE void store_as(S* p, V v, int n) {
+  if constexpr (sizeof(Element<V>) == sizeof(Arithmetic<S>)) {
+    store(p, v, n);
+  } else {
+    for (int i = 0; i < n; ++i) p[i] = MMVAE_ISA::narrow<S>(static_cast<Arithmetic<S>>(v[i]));
+  }
+}
+
 // The lanes' numbers 0, 1, 2, ...
 template <class I>
 static MMVAE_INLINE I iota() {
@@ -272,6 +292,20 @@ template <class V>
 static MMVAE_INLINE V fma(V a, Element<V> b, V c) {
   return fma(a, splat<V>(b), c);
 }
+
+// 1 / a, to within 2 units in the last place, where 1 / a is in range.
+#if defined(__AVX512F__)
+static MMVAE_INLINE f32v reciprocal(f32v a) {  // one step of Newton's from 14 bits: three times as fast as dividing
+  const f32v rough = _mm512_rcp14_ps(a);
+  return fma(rough, fma(-a, rough, splat<f32v>(1)), rough);
+}
+static MMVAE_INLINE f64v reciprocal(f64v a) { return 1 / a; }
+#else
+template <class V>
+static MMVAE_INLINE V reciprocal(V a) {
+  return 1 / a;
+}
+#endif
 
 // A NaN in the second argument comes out.
 template <class V>
