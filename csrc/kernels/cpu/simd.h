@@ -209,6 +209,22 @@ static MMVAE_INLINE void for_lanes(int64_t n, F f) {
   if (i < n) f(i, static_cast<int>(n - i));
 }
 
+// The same with f(offset, lanes, j): j = 0 .. 3 says which of four accumulators to use, so that four chains of
+// additions run side by side.
+template <class T, class F>
+static MMVAE_INLINE void for_lanes_by_four(int64_t n, F f) {
+  constexpr int lanes = kLanes<T>;
+  int64_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    f(i, lanes, 0);
+    f(i + lanes, lanes, 1);
+    f(i + 2 * lanes, lanes, 2);
+    f(i + 3 * lanes, lanes, 3);
+  }
+  for (; i + lanes <= n; i += lanes) f(i, lanes, 0);
+  if (i < n) f(i, static_cast<int>(n - i), 1);
+}
+
 // --- arithmetic ------------------------------------------------------------------------------------------------------
 
 #if defined(__AVX512F__)
@@ -264,8 +280,15 @@ static MMVAE_INLINE V smaller(V a, V b) {
 }
 
 template <class V>
+static MMVAE_INLINE V larger(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <class V>
 static MMVAE_INLINE V magnitude(V a) {
-  return a < V{} ? -a : a;
+  using Int = typename Simd<Element<V>>::Int;
+  constexpr Int but_the_sign = sizeof(Int) == 4 ? static_cast<Int>(INT32_MAX) : static_cast<Int>(INT64_MAX);
+  return bits<V>(bits<IntOf<V>>(a) & but_the_sign);
 }
 
 // Sum over the lanes by halves: a fixed order.
