@@ -229,6 +229,7 @@ static MMVAE_INLINE void for_lanes(int64_t n, F f) {
   if (i < n) f(i, static_cast<int>(n - i));
 }
 
+<<<<<<< HEAD
 // The same over blocks of kBlock vectors, then single ones: f(offset, lanes, vectors) where `vectors` is a constant, so
 // that f can keep as many sums in registers while it goes from stream to stream.
 constexpr int kBlock = 4;
@@ -243,6 +244,22 @@ static MMVAE_INLINE void for_blocks(int64_t n, F f) {
   for (; i + kBlock * kLanes<T> <= n; i += kBlock * kLanes<T>) f(i, kLanes<T>, Vectors<kBlock>{});
   for (; i + kLanes<T> <= n; i += kLanes<T>) f(i, kLanes<T>, Vectors<1>{});
   if (i < n) f(i, static_cast<int>(n - i), Vectors<1>{});
+=======
+// The same with f(offset, lanes, j): j = 0 .. 3 says which of four accumulators to use, so that four chains of
+// additions run side by side.
+template <class T, class F>
+static MMVAE_INLINE void for_lanes_by_four(int64_t n, F f) {
+  constexpr int lanes = kLanes<T>;
+  int64_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    f(i, lanes, 0);
+    f(i + lanes, lanes, 1);
+    f(i + 2 * lanes, lanes, 2);
+    f(i + 3 * lanes, lanes, 3);
+  }
+  for (; i + lanes <= n; i += lanes) f(i, lanes, 0);
+  if (i < n) f(i, static_cast<int>(n - i), 1);
+>>>>>>> helper/likelihood
 }
 
 // --- arithmetic ------------------------------------------------------------------------------------------------------
@@ -314,8 +331,15 @@ static MMVAE_INLINE V smaller(V a, V b) {
 }
 
 template <class V>
+static MMVAE_INLINE V larger(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <class V>
 static MMVAE_INLINE V magnitude(V a) {
-  return a < V{} ? -a : a;
+  using Int = typename Simd<Element<V>>::Int;
+  constexpr Int but_the_sign = sizeof(Int) == 4 ? static_cast<Int>(INT32_MAX) : static_cast<Int>(INT64_MAX);
+  return bits<V>(bits<IntOf<V>>(a) & but_the_sign);
 }
 
 // Sum over the lanes by halves: a fixed order.
