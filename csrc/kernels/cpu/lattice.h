@@ -276,8 +276,8 @@ static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, const Ob
       for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
         const V mu = load_as<T>(row.mu[m] + d + i, lanes), precision = load(sums.precision(e) + i);
         const Moments<V> lone = alone(i, lanes, mu);
-        Moments<V> g = natural_to_expert(precision, mu, load(sums.adj_precision(e) + i),
-                                         load(sums.adj_weighted_mean(e) + i));
+        Moments<V> g =
+            natural_to_expert(precision, mu, load(sums.adj_precision(e) + i), load(sums.adj_weighted_mean(e) + i));
         g.mu += lone.mu;
         g.logvar += lone.logvar;
         if (careful) {  // logvar = +inf: it said nothing

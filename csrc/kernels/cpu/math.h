@@ -112,18 +112,10 @@ static MMVAE_INLINE V exp(V x) {
   return x > splat<V>(C::exp_max) ? splat<V>(static_cast<Element<V>>(INFINITY)) : y;
 }
 
-<<<<<<< HEAD
-// e^x for x that cannot overflow.
-template <class V>
-static MMVAE_INLINE V exp_of_small(V x) {
-  using C = Constants<Element<V>>;
-  const ExpParts<V> p = exp_parts(x < splat<V>(C::exp_min) ? splat<V>(C::exp_min) : x);
-=======
 // e^x for x <= 0, or above it by no more than rounding: exp() without what larger x need.
 template <class V>
 static MMVAE_INLINE V exp_of_negative(V x) {
   const ExpParts<V> p = exp_parts(larger(splat<V>(Constants<Element<V>>::exp_min), x));
->>>>>>> helper/likelihood
   return scale_by_power(1 + (p.r + p.tail), p.n_plus_magic);
 }
 

@@ -135,32 +135,29 @@ void mopoe_sample_kl_backward(const MoPoEBackward<S>& a, int64_t begin, int64_t 
         using A = typename std::decay_t<decltype(block)>::Scalar;
         using V = Vec<A>;
         const V grad_kl = splat<V>(a.grad_kl == nullptr ? A(0) : static_cast<A>(a.grad_kl[r]) / plan.listed);
-        const auto kl_gradient = [&](int64_t, int, V mean, V, V var_minus_1) __attribute__((always_inline)) {
-          return kl_adjoint(grad_kl, mean, var_minus_1);
-        };
+        const auto kl_gradient = [&](int64_t, int, V mean, V, V var_minus_1)
+                                     __attribute__((always_inline)) { return kl_adjoint(grad_kl, mean, var_minus_1); };
         bool drawn = false;
         const auto redrawn = [&]() {  // this block's noise, drawn at most once
           if (!drawn) noise.fill(r, r + 1, d, d + n, 0, *a.seed);
           drawn = true;
           return noise.row(r);
         };
-        descend<careful.value>(
-            plan, block, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
-              if (a.grad_z == nullptr || s != a.subset[r]) {
-                each(kl_gradient);
-                return;
-              }
-              each([&](int64_t i, int lanes, V mean, V var, V var_minus_1) __attribute__((always_inline)) {
-                const int64_t at = r * a.dim + d + i;
-                const auto lost = var < mean * mean * static_cast<A>(1. / (1 << 2 * kLostBits));
-                const V sd_eps = careful || kIsHalf<S> || any(lost)
-                                     ? square_root(var) * load_as<A>(redrawn() + i, lanes)
-                                     : load_as<A>(a.z + at, lanes) - mean;
-                const Moments<V> kl = kl_adjoint(grad_kl, mean, var_minus_1);
-                const Moments<V> sample = sample_adjoint(load_as<A>(a.grad_z + at, lanes), sd_eps);
-                return Moments<V>{kl.mu + sample.mu, kl.logvar + sample.logvar};
-              });
-            });
+        descend<careful.value>(plan, block, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
+          if (a.grad_z == nullptr || s != a.subset[r]) {
+            each(kl_gradient);
+            return;
+          }
+          each([&](int64_t i, int lanes, V mean, V var, V var_minus_1) __attribute__((always_inline)) {
+            const int64_t at = r * a.dim + d + i;
+            const auto lost = var < mean * mean * static_cast<A>(1. / (1 << 2 * kLostBits));
+            const V sd_eps = careful || kIsHalf<S> || any(lost) ? square_root(var) * load_as<A>(redrawn() + i, lanes)
+                                                                : load_as<A>(a.z + at, lanes) - mean;
+            const Moments<V> kl = kl_adjoint(grad_kl, mean, var_minus_1);
+            const Moments<V> sample = sample_adjoint(load_as<A>(a.grad_z + at, lanes), sd_eps);
+            return Moments<V>{kl.mu + sample.mu, kl.logvar + sample.logvar};
+          });
+        });
       });
     });
   }

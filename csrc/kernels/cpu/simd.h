@@ -229,7 +229,6 @@ static MMVAE_INLINE void for_lanes(int64_t n, F f) {
   if (i < n) f(i, static_cast<int>(n - i));
 }
 
-<<<<<<< HEAD
 // The same over blocks of kBlock vectors, then single ones: f(offset, lanes, vectors) where `vectors` is a constant, so
 // that f can keep as many sums in registers while it goes from stream to stream.
 constexpr int kBlock = 4;
@@ -244,7 +243,8 @@ static MMVAE_INLINE void for_blocks(int64_t n, F f) {
   for (; i + kBlock * kLanes<T> <= n; i += kBlock * kLanes<T>) f(i, kLanes<T>, Vectors<kBlock>{});
   for (; i + kLanes<T> <= n; i += kLanes<T>) f(i, kLanes<T>, Vectors<1>{});
   if (i < n) f(i, static_cast<int>(n - i), Vectors<1>{});
-=======
+}
+
 // The same with f(offset, lanes, j): j = 0 .. 3 says which of four accumulators to use, so that four chains of
 // additions run side by side.
 template <class T, class F>
@@ -259,7 +259,6 @@ static MMVAE_INLINE void for_lanes_by_four(int64_t n, F f) {
   }
   for (; i + lanes <= n; i += lanes) f(i, lanes, 0);
   if (i < n) f(i, static_cast<int>(n - i), 1);
->>>>>>> helper/likelihood
 }
 
 // --- arithmetic ------------------------------------------------------------------------------------------------------

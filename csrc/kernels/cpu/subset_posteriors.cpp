@@ -85,19 +85,18 @@ void subset_posteriors_backward(const SubsetPosteriorsBackward<S>& a, int64_t be
       sums.with(row, d, n, [&](const auto& block, auto careful) __attribute__((always_inline)) {
         using T = typename std::decay_t<decltype(block)>::Scalar;
         using V = Vec<T>;
-        descend<careful.value>(
-            plan, block, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
-              const int64_t at = s * a.rows + r;
-              const S* grad_mu = a.grad_mu == nullptr ? nullptr : a.grad_mu + at * a.dim + d;
-              const S* grad_logvar = a.grad_logvar == nullptr ? nullptr : a.grad_logvar + at * a.dim + d;
-              const V grad_kl = splat<V>(a.grad_kl == nullptr ? 0 : a.grad_kl[at]);
-              each([&](int64_t i, int lanes, V mean, V, V var_minus_1) __attribute__((always_inline)) {
-                Moments<V> g = kl_adjoint(grad_kl, mean, var_minus_1);
-                if (grad_mu != nullptr) g.mu += load_as<T>(grad_mu + i, lanes);
-                if (grad_logvar != nullptr) g.logvar += load_as<T>(grad_logvar + i, lanes);
-                return g;
-              });
-            });
+        descend<careful.value>(plan, block, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
+          const int64_t at = s * a.rows + r;
+          const S* grad_mu = a.grad_mu == nullptr ? nullptr : a.grad_mu + at * a.dim + d;
+          const S* grad_logvar = a.grad_logvar == nullptr ? nullptr : a.grad_logvar + at * a.dim + d;
+          const V grad_kl = splat<V>(a.grad_kl == nullptr ? 0 : a.grad_kl[at]);
+          each([&](int64_t i, int lanes, V mean, V, V var_minus_1) __attribute__((always_inline)) {
+            Moments<V> g = kl_adjoint(grad_kl, mean, var_minus_1);
+            if (grad_mu != nullptr) g.mu += load_as<T>(grad_mu + i, lanes);
+            if (grad_logvar != nullptr) g.logvar += load_as<T>(grad_logvar + i, lanes);
+            return g;
+          });
+        });
       });
     });
   }
