@@ -87,10 +87,18 @@ void subset_posteriors_backward(const SubsetPosteriorsBackward<S>& a, int64_t be
         const S* grad_mu = a.grad_mu == nullptr ? nullptr : a.grad_mu + at * a.dim + d;
         const S* grad_logvar = a.grad_logvar == nullptr ? nullptr : a.grad_logvar + at * a.dim + d;
         const V grad_kl = splat<V>(a.grad_kl == nullptr ? 0 : a.grad_kl[at]);
+        // Subsets go by from the last to the first: what the next one needs is asked for in good time.
+        const int64_t next = s > 0 && plan.has(s - 1) ? a.rows * a.dim : 0;
         each([&](int64_t i, int lanes, V mean, V, V var_minus_1) __attribute__((always_inline)) {
           Moments<V> g = kl_adjoint(grad_kl, mean, var_minus_1);
-          if (grad_mu != nullptr) g.mu += load_as<T>(grad_mu + i, lanes);
-          if (grad_logvar != nullptr) g.logvar += load_as<T>(grad_logvar + i, lanes);
+          if (grad_mu != nullptr) {
+            __builtin_prefetch(grad_mu + i - next);
+            g.mu += load_as<T>(grad_mu + i, lanes);
+          }
+          if (grad_logvar != nullptr) {
+            __builtin_prefetch(grad_logvar + i - next);
+            g.logvar += load_as<T>(grad_logvar + i, lanes);
+          }
           return g;
         });
       });
