@@ -306,8 +306,8 @@ static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, const Ob
     } else {
       own(plan.lone[e], [&](auto gradient) __attribute__((always_inline)) {
         write([&](int64_t i, int lanes, V mu) __attribute__((always_inline)) {
-          const V var_minus_1 = exp_minus_1(load_as<T>(row.logvar[m] + d + i, lanes));
-          return gradient(i, lanes, mu, var_minus_1 + 1, var_minus_1);
+          const V logvar = load_as<T>(row.logvar[m] + d + i, lanes);
+          return gradient(i, lanes, mu, exp(logvar), exp_minus_1(logvar));
         });
       });
     }
