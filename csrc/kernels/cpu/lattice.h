@@ -1,9 +1,9 @@
 // All products of subsets of the experts at once, from one read of them.
 //
 // Every subset's precision T and precision-weighted mean P follow from its parent's by one addition each (the lattice).
-// A block of dimensions goes through all subsets before the next one: their sums stay in the L1 cache, inner loops have
-// no indirection, and outputs are written some whole cache lines at a time (one line to each of 62 outputs in turn,
-// whose addresses share their low bits, would thrash the caches).
+// A block of dimensions goes through all subsets before the next one: inner loops have no indirection, the sums stay in
+// the cache, and subsets are read and written in long runs (a line of each in turn, at addresses that share their low
+// bits, would thrash the caches and tell the prefetchers nothing: blocks of 64 dimensions took twice the time of 512).
 //
 // Precisions are not scaled: within |logvar| <= kSafe neither they nor products of two of them overflow. Blocks beyond
 // that (or with NaN, or +inf) are done in double: "carefully".
@@ -18,7 +18,7 @@
 namespace mmvae {
 namespace MMVAE_ISA {
 
-constexpr int kBlock = 64;
+constexpr int64_t kMinBlock = 64, kMaxBlock = 512;  // dimensions
 
 template <class T>
 constexpr T kSafe = sizeof(T) == 4 ? 36 : 300;
@@ -48,16 +48,17 @@ struct Step {
 
 // The part of the lattice a row can use, kept while consecutive rows observe the same experts.
 //
-// Sums are kept in slots: slot m is expert m by itself, slot `experts` the empty product, then come subsets.
+// Sums are kept in slots: slot m is expert m by itself, then come the empty product and subsets.
 class Plan {
  public:
+  const int nothing;  // the slot of the empty product
   int slots, steps = 0, listed = 0;
   int32_t lone[kMaxExperts];  // which listed subset is this expert by itself, without the prior; -1: none
 
   Plan(const Lattice& lattice, int experts)
-      : slots(experts + 1),
+      : nothing(experts),
+        slots(experts + 1),
         lattice_(lattice),
-        experts_(experts),
         slot_(lattice.nodes),
         subset_(lattice.nodes),
         step_(lattice.nodes),
@@ -65,7 +66,7 @@ class Plan {
     for (int i = 0; i < lattice.nodes; ++i) slot_[i] = subset_[i] = -1;
     for (int s = 0; s < lattice.listed; ++s) subset_[lattice.node[s]] = s;
     for (int i = 1; i < lattice.nodes; ++i) slot_[lattice.parent[i]] = 0;  // it has children
-    slot_[0] = experts;
+    slot_[0] = nothing;
     for (int i = 1; i < lattice.nodes; ++i) {
       if (lattice.parent[i] == 0) {
         slot_[i] = lattice.expert[i];
@@ -82,7 +83,7 @@ class Plan {
     if (now == observed_) return;
     observed_ = now;
     steps = listed = 0;
-    for (int m = 0; m < experts_; ++m) lone[m] = -1;
+    for (int m = 0; m < nothing; ++m) lone[m] = -1;
     for (int i = 1; i < lattice_.nodes; ++i) {
       if ((lattice_.bits[i] & ~now) != 0) continue;
       const bool single = lattice_.parent[i] == 0;
@@ -104,7 +105,6 @@ class Plan {
 
  private:
   const Lattice& lattice_;
-  int experts_;
   int64_t observed_ = -1;
   Buffer<int32_t> slot_, subset_;
   Buffer<Step> step_;
@@ -116,22 +116,21 @@ template <class T>
 class Sums {
  public:
   using Scalar = T;
+  const int64_t block;  // how many dimensions it holds at most
 
-  Sums(int slots, int experts, bool adjoints)
-      : slots_(slots), pitch_((adjoints ? 4 : 2) * kBlock), data_(int64_t{slots} * pitch_) {
-    for (int i = 0; i < kBlock; ++i) precision(experts)[i] = weighted_mean(experts)[i] = 0;
+  Sums(const Plan& plan, bool adjoints, int64_t dims)
+      : block(dims), slots_(plan.slots), pitch_((adjoints ? 4 : 2) * dims), data_(slots_ * pitch_) {
+    memset(precision(plan.nothing), 0, 2 * block * sizeof(T));
   }
+  // of a slot, `block` apart: precision, precision-weighted mean, and the adjoints of both
   MMVAE_INLINE T* precision(int slot) const { return &data_[slot * pitch_]; }
-  MMVAE_INLINE T* weighted_mean(int slot) const { return precision(slot) + kBlock; }
-  MMVAE_INLINE T* adj_precision(int slot) const { return precision(slot) + 2 * kBlock; }
-  MMVAE_INLINE T* adj_weighted_mean(int slot) const { return precision(slot) + 3 * kBlock; }
+  MMVAE_INLINE T* adjoint(int slot) const { return precision(slot) + 2 * block; }
   void clear_adjoints() const {
-    for (int s = 0; s < slots_; ++s) memset(adj_precision(s), 0, 2 * kBlock * sizeof(T));
+    for (int s = 0; s < slots_; ++s) memset(adjoint(s), 0, 2 * block * sizeof(T));
   }
 
  private:
-  int slots_;
-  int64_t pitch_;
+  int64_t slots_, pitch_;
   Buffer<T> data_;
 };
 
@@ -141,35 +140,51 @@ static MMVAE_INLINE bool load_experts(const Observed<S>& row, int64_t d, int64_t
   using V = Vec<T>;
   auto safe = V{} == V{};
   for (int m = 0; m < row.count; ++m) {
-    T *precision = sums.precision(row.expert[m]), *weighted_mean = sums.weighted_mean(row.expert[m]);
+    T* precision = sums.precision(row.expert[m]);
     for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
       const V logvar = load_as<T>(row.logvar[m] + d + i, lanes), own = exp(-logvar);
       safe &= magnitude(logvar) <= splat<V>(kSafe<T>);
       store(precision + i, own);
-      store(weighted_mean + i, own * load_as<T>(row.mu[m] + d + i, lanes));
+      store(precision + sums.block + i, own * load_as<T>(row.mu[m] + d + i, lanes));
     });
   }
   return all(safe);
 }
 
-// Both kinds of sums; body(sums, careful) gets the one that dims [d, d + n) of the row need.
+// The sums of blocks of a row's dimensions.
 template <class S>
-struct BlockSums {
-  Sums<Arithmetic<S>> fast;
-  Sums<double> careful;
+class Blocks {
+  using T = Arithmetic<S>;
 
-  BlockSums(const Plan& plan, int experts, bool adjoints)
-      : fast(plan.slots, experts, adjoints), careful(plan.slots, experts, adjoints) {}
+ public:
+  Blocks(const Plan& plan, bool adjoints, int64_t dim)
+      : fast_(plan, adjoints, block_size(plan, adjoints, dim)), careful_(plan, adjoints, fast_.block) {}
 
+  // Calls body(d, n, sums, careful) for the dims [d, d + n) of every block, with the sums of the kind that they need.
   template <class F>
-  MMVAE_INLINE void with(const Observed<S>& row, int64_t d, int64_t n, F body) const {
-    if (load_experts(row, d, n, fast)) {
-      body(fast, std::false_type{});
-    } else {
-      load_experts(row, d, n, careful);
-      body(careful, std::true_type{});
+  MMVAE_INLINE void over(const Observed<S>& row, int64_t dims, F body) const {
+    for (int64_t d = 0; d < dims; d += fast_.block) {
+      const int64_t n = d + fast_.block < dims ? fast_.block : dims - d;
+      if (load_experts(row, d, n, fast_)) {
+        body(d, n, fast_, std::false_type{});
+      } else {
+        load_experts(row, d, n, careful_);
+        body(d, n, careful_, std::true_type{});
+      }
     }
   }
+
+ private:
+  static int64_t block_size(const Plan& plan, bool adjoints, int64_t dim) {
+    constexpr int64_t kCache = 512 << 10;  // bytes, a good part of the L2 cache
+    int64_t size = kMaxBlock;
+    while (size > kMinBlock && (size / 2 >= dim || plan.slots * (adjoints ? 4 : 2) * size * sizeof(T) > kCache))
+      size /= 2;
+    return size;
+  }
+
+  Sums<T> fast_;
+  Sums<double> careful_;
 };
 
 // Sets the gradients of a row's missing experts, or of all of them, to 0.
@@ -182,32 +197,29 @@ static void clear_gradients(const Experts<S>& experts, const ExpertGrads<S>& out
   }
 }
 
-template <class F>
-static MMVAE_INLINE void for_blocks(int64_t dims, F f) {
-  for (int64_t d = 0; d < dims; d += kBlock) f(d, d + kBlock < dims ? kBlock : dims - d);
-}
-
 // T and P of a step, vector by vector, from its parent's; kept for its children where it has any.
 template <class T>
 struct StepSums {
   const T *parent, *expert;
   T* own;
+  int64_t block;
   Vec<T> prior;
 
   MMVAE_INLINE StepSums(const Sums<T>& sums, const Step& step)
       : parent(sums.precision(step.parent)),
         expert(sums.precision(step.expert)),
         own(step.slot < 0 ? nullptr : sums.precision(step.slot)),
+        block(sums.block),
         prior(splat<Vec<T>>(step.prior ? 1 : 0)) {}
   MMVAE_INLINE Natural<Vec<T>> at(int64_t i) const {
-    return {load(parent + i) + load(expert + i) + prior, load(parent + kBlock + i) + load(expert + kBlock + i)};
+    return {load(parent + i) + load(expert + i) + prior, load(parent + block + i) + load(expert + block + i)};
   }
   MMVAE_INLINE Natural<Vec<T>> keep(int64_t i) const {
     const Vec<T> precision = load(parent + i) + load(expert + i);
-    const Vec<T> weighted_mean = load(parent + kBlock + i) + load(expert + kBlock + i);
+    const Vec<T> weighted_mean = load(parent + block + i) + load(expert + block + i);
     if (own != nullptr) {
       store(own + i, precision);
-      store(own + kBlock + i, weighted_mean);
+      store(own + block + i, weighted_mean);
     }
     return {precision + prior, weighted_mean};
   }
@@ -235,6 +247,7 @@ template <bool careful, class S, class T, class F>
 static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, const Observed<S>& row,
                                  const ExpertGrads<S>& out, int64_t r, int64_t d, int64_t n, F own) {
   using V = Vec<T>;
+  const int64_t block = sums.block;
   for (int k = 0; k < plan.steps; ++k) {
     const StepSums<T> step(sums, plan.step(k));
     if (step.own == nullptr) continue;
@@ -244,17 +257,17 @@ static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, const Ob
   for (int k = plan.steps - 1; k >= 0; --k) {
     const Step& step = plan.step(k);
     const StepSums<T> of_step(sums, step);
-    T *to_parent = sums.adj_precision(step.parent), *to_expert = sums.adj_precision(step.expert);
-    const T* children = step.slot < 0 ? nullptr : sums.adj_precision(step.slot);
+    T *to_parent = sums.adjoint(step.parent), *to_expert = sums.adjoint(step.expert);
+    const T* children = step.slot < 0 ? nullptr : sums.adjoint(step.slot);
     const auto hand_down = [=](int64_t i, Natural<V> g) __attribute__((always_inline)) {
       if (children != nullptr) {
         g.precision += load(children + i);
-        g.weighted_mean += load(children + kBlock + i);
+        g.weighted_mean += load(children + block + i);
       }
       store(to_parent + i, load(to_parent + i) + g.precision);
-      store(to_parent + kBlock + i, load(to_parent + kBlock + i) + g.weighted_mean);
+      store(to_parent + block + i, load(to_parent + block + i) + g.weighted_mean);
       store(to_expert + i, load(to_expert + i) + g.precision);
-      store(to_expert + kBlock + i, load(to_expert + kBlock + i) + g.weighted_mean);
+      store(to_expert + block + i, load(to_expert + block + i) + g.weighted_mean);
     };
     if (step.subset < 0) {
       for (int64_t i = 0; i < n; i += kLanes<T>) hand_down(i, {V{}, V{}});
@@ -276,8 +289,8 @@ static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, const Ob
       for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
         const V mu = load_as<T>(row.mu[m] + d + i, lanes), precision = load(sums.precision(e) + i);
         const Moments<V> lone = alone(i, lanes, mu);
-        Moments<V> g =
-            natural_to_expert(precision, mu, load(sums.adj_precision(e) + i), load(sums.adj_weighted_mean(e) + i));
+        const T* adjoint = sums.adjoint(e);
+        Moments<V> g = natural_to_expert(precision, mu, load(adjoint + i), load(adjoint + sums.block + i));
         g.mu += lone.mu;
         g.logvar += lone.logvar;
         if (careful) {  // logvar = +inf: it said nothing
@@ -293,8 +306,8 @@ static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, const Ob
     } else {
       own(plan.lone[e], [&](auto gradient) __attribute__((always_inline)) {
         write([&](int64_t i, int lanes, V mu) __attribute__((always_inline)) {
-          const V var_minus_1 = exp_minus_1(load_as<T>(row.logvar[m] + d + i, lanes));
-          return gradient(i, lanes, mu, var_minus_1 + 1, var_minus_1);
+          const V logvar = load_as<T>(row.logvar[m] + d + i, lanes);
+          return gradient(i, lanes, mu, exp(logvar), exp_minus_1(logvar));
         });
       });
     }

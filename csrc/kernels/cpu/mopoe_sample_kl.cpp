@@ -29,7 +29,7 @@ static MMVAE_INLINE Moments<V> mean_and_var(const Natural<V>& q) {
   return {q.precision == V{} ? V{} : mean, var};  // only experts that say nothing (logvar = +inf)
 }
 
-// Dims [d, d + n) of a row, n <= kBlock, with the sample of subset `chosen`; their share of the KLs' sum.
+// Dims [d, d + n) of a row, with the sample of subset `chosen`; their share of the KLs' sum.
 template <bool careful, class S, class T>
 static MMVAE_INLINE KlSum<Vec<T>> sample_and_sum(const Plan& plan, const Sums<T>& sums, const Observed<S>& row,
                                                  int64_t d, int64_t n, int chosen, const Arithmetic<S>* eps, S* z) {
@@ -49,26 +49,32 @@ static MMVAE_INLINE KlSum<Vec<T>> sample_and_sum(const Plan& plan, const Sums<T>
       if (lone == chosen) sample(i, lanes, mu, var.value);
     });
   }
-  int visited = 0;
+  int64_t multiplied = 0;
   climb(plan, sums, n, [&](int s, auto at) __attribute__((always_inline)) {
     const auto term = [&](int64_t i) __attribute__((always_inline)) {
       const Natural<V> q = at(i);
       const Moments<V> p = mean_and_var<careful>(q);
       return Moments<V>{fma(p.mu, p.mu, p.logvar - 1), q.precision};
     };
+    V squares{};
     int64_t i = 0;
     for (; i + 2 * L <= n; i += 2 * L) {
       const Moments<V> a = term(i), b = term(i + L);
-      total.squares += a.mu + b.mu;
+      squares += a.mu + b.mu;
       total.precisions.multiply(a.logvar * b.logvar);
     }
     for (; i < n; i += L) {
       const Moments<V> a = term(i);
       const int lanes = n - i < L ? static_cast<int>(n - i) : L;
-      total.squares += first(a.mu, lanes);
+      squares += first(a.mu, lanes);
       total.precisions.multiply(first(a.logvar, lanes, 1));
     }
-    if (++visited % 8 == 0) total.precisions.fold();
+    total.squares += squares;
+    multiplied += (n + 2 * L - 1) / (2 * L);
+    if (multiplied > 32) {
+      total.precisions.fold();
+      multiplied = 0;
+    }
     if (s != chosen) return;
     for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
       const Moments<V> p = mean_and_var<careful>(at(i));
@@ -83,7 +89,7 @@ void mopoe_sample_kl(const MoPoE<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
   NoiseTile<T> noise;
   Plan plan(a.lattice, a.experts.count);
-  const BlockSums<S> sums(plan, a.experts.count, false);
+  const Blocks<S> blocks(plan, false, a.dim < kTile ? a.dim : kTile);
   for (int64_t r = begin; r < end; ++r) {
     plan.look_at(Observed<S>(a.experts, r, 0));
     a.kl[r] = 0;
@@ -102,17 +108,16 @@ void mopoe_sample_kl(const MoPoE<S>& a, int64_t begin, int64_t end) {
       plan.look_at(row);
       KlSum<Vec<S>> kl;
       double careful_kl = 0;
-      for_blocks(d1 - d0, [&](int64_t d, int64_t n) {
-        const int chosen = static_cast<int>(a.subset[r]);
-        sums.with(row, d, n, [&](const auto& block, auto careful) __attribute__((always_inline)) {
-          const auto share = sample_and_sum<careful.value>(plan, block, row, d, n, chosen, eps + d, z + d);
-          if constexpr (careful.value) {
-            careful_kl += share.value();
-          } else {
-            kl.add(share);
-          }
-        });
-      });
+      const int chosen = static_cast<int>(a.subset[r]);
+      blocks.over(row, d1 - d0,
+                  [&](int64_t d, int64_t n, const auto& sums, auto careful) __attribute__((always_inline)) {
+                    const auto share = sample_and_sum<careful.value>(plan, sums, row, d, n, chosen, eps + d, z + d);
+                    if constexpr (careful.value) {
+                      careful_kl += share.value();
+                    } else {
+                      kl.add(share);
+                    }
+                  });
       a.kl[r] += static_cast<T>(0.5 * (kl.value() + careful_kl) / plan.listed);
       if (d1 == a.dim && a.kl[r] < 0) a.kl[r] = 0;  // rounding, near the prior
     }
@@ -124,39 +129,37 @@ void mopoe_sample_kl_backward(const MoPoEBackward<S>& a, int64_t begin, int64_t 
   using T = Arithmetic<S>;
   NoiseTile<T> noise;
   Plan plan(a.lattice, a.experts.count);
-  const BlockSums<S> sums(plan, a.experts.count, true);
+  const Blocks<S> blocks(plan, true, a.dim);
   for (int64_t r = begin; r < end; ++r) {
     const Observed<S> row(a.experts, r, 0);
     plan.look_at(row);
     clear_gradients(a.experts, a.out, r, a.dim, plan.listed == 0);
     if (plan.listed == 0) continue;
-    for_blocks(a.dim, [&](int64_t d, int64_t n) {
-      sums.with(row, d, n, [&](const auto& block, auto careful) __attribute__((always_inline)) {
-        using A = typename std::decay_t<decltype(block)>::Scalar;
-        using V = Vec<A>;
-        const V grad_kl = splat<V>(a.grad_kl == nullptr ? A(0) : static_cast<A>(a.grad_kl[r]) / plan.listed);
-        const auto kl_gradient = [&](int64_t, int, V mean, V, V var_minus_1)
-                                     __attribute__((always_inline)) { return kl_adjoint(grad_kl, mean, var_minus_1); };
-        bool drawn = false;
-        const auto redrawn = [&]() {  // this block's noise, drawn at most once
-          if (!drawn) noise.fill(r, r + 1, d, d + n, 0, *a.seed);
-          drawn = true;
-          return noise.row(r);
-        };
-        descend<careful.value>(plan, block, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
-          if (a.grad_z == nullptr || s != a.subset[r]) {
-            each(kl_gradient);
-            return;
-          }
-          each([&](int64_t i, int lanes, V mean, V var, V var_minus_1) __attribute__((always_inline)) {
-            const int64_t at = r * a.dim + d + i;
-            const auto lost = var < mean * mean * static_cast<A>(1. / (1 << 2 * kLostBits));
-            const V sd_eps = careful || kIsHalf<S> || any(lost) ? square_root(var) * load_as<A>(redrawn() + i, lanes)
-                                                                : load_as<A>(a.z + at, lanes) - mean;
-            const Moments<V> kl = kl_adjoint(grad_kl, mean, var_minus_1);
-            const Moments<V> sample = sample_adjoint(load_as<A>(a.grad_z + at, lanes), sd_eps);
-            return Moments<V>{kl.mu + sample.mu, kl.logvar + sample.logvar};
-          });
+    blocks.over(row, a.dim, [&](int64_t d, int64_t n, const auto& sums, auto careful) __attribute__((always_inline)) {
+      using A = typename std::decay_t<decltype(sums)>::Scalar;
+      using V = Vec<A>;
+      const V grad_kl = splat<V>(a.grad_kl == nullptr ? A(0) : static_cast<A>(a.grad_kl[r]) / plan.listed);
+      const auto kl_gradient = [&](int64_t, int, V mean, V, V var_minus_1)
+                                   __attribute__((always_inline)) { return kl_adjoint(grad_kl, mean, var_minus_1); };
+      bool drawn = false;
+      const auto redrawn = [&]() {  // this block's noise, drawn at most once
+        if (!drawn) noise.fill(r, r + 1, d, d + n, 0, *a.seed);
+        drawn = true;
+        return noise.row(r);
+      };
+      descend<careful.value>(plan, sums, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
+        if (a.grad_z == nullptr || s != a.subset[r]) {
+          each(kl_gradient);
+          return;
+        }
+        each([&](int64_t i, int lanes, V mean, V var, V var_minus_1) __attribute__((always_inline)) {
+          const int64_t at = r * a.dim + d + i;
+          const auto lost = var < mean * mean * static_cast<A>(1. / (1 << 2 * kLostBits));
+          const V sd_eps = careful || kIsHalf<S> || any(lost) ? square_root(var) * load_as<A>(redrawn() + i, lanes)
+                                                              : load_as<A>(a.z + at, lanes) - mean;
+          const Moments<V> kl = kl_adjoint(grad_kl, mean, var_minus_1);
+          const Moments<V> sample = sample_adjoint(load_as<A>(a.grad_z + at, lanes), sd_eps);
+          return Moments<V>{kl.mu + sample.mu, kl.logvar + sample.logvar};
         });
       });
     });

@@ -17,7 +17,7 @@ struct Posterior {
 template <class S>
 void subset_posteriors(const SubsetPosteriors<S>& a, int64_t begin, int64_t end) {
   Plan plan(a.lattice, a.experts.count);
-  const BlockSums<S> sums(plan, a.experts.count, false);
+  const Blocks<S> blocks(plan, false, a.dim);
   for (int64_t r = begin; r < end; ++r) {
     const Observed<S> row(a.experts, r, 0);
     plan.look_at(row);
@@ -29,42 +29,40 @@ void subset_posteriors(const SubsetPosteriors<S>& a, int64_t begin, int64_t end)
       memset(a.mu + at * a.dim, 0, a.dim * sizeof(S));
       memset(a.logvar + at * a.dim, 0, a.dim * sizeof(S));
     }
-    for_blocks(a.dim, [&](int64_t d, int64_t n) __attribute__((always_inline)) {
-      sums.with(row, d, n, [&](const auto& block, auto careful) __attribute__((always_inline)) {
-        using T = typename std::decay_t<decltype(block)>::Scalar;
-        using V = Vec<T>;
-        const auto write = [&](int s, auto posterior) __attribute__((always_inline)) {
-          const int64_t at = s * a.rows + r;
-          S *mu = a.mu + at * a.dim + d, *logvar = a.logvar + at * a.dim + d;
-          V kl{};
-          for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-            const Posterior<V> q = posterior(i, lanes);
-            store_as(mu + i, q.mu, lanes);
-            store_as(logvar + i, q.logvar, lanes);
-            kl += first(q.kl, lanes);
-          });
-          a.kl[at] += static_cast<Arithmetic<S>>(sum(kl) * static_cast<T>(0.5));
-        };
-        for (int m = 0; m < row.count; ++m) {
-          if (plan.lone[row.expert[m]] < 0) continue;
-          write(plan.lone[row.expert[m]], [&](int64_t i, int lanes) __attribute__((always_inline)) {
-            V mu = load_as<T>(row.mu[m] + d + i, lanes);
-            const V logvar = load_as<T>(row.logvar[m] + d + i, lanes);
-            if (careful) mu = logvar == splat<V>(static_cast<T>(INFINITY)) ? V{} : mu;
-            return Posterior<V>{mu, logvar, fma(mu, mu, exp_and_tail(logvar).minus_1_minus_x)};
-          });
-        }
-        climb(plan, block, n, [&](int s, auto at) __attribute__((always_inline)) {
-          write(s, [&](int64_t i, int) __attribute__((always_inline)) {
-            const Natural<V> q = at(i);
-            const V var = reciprocal(q.precision), mean = q.weighted_mean * var, log_precision = log(q.precision);
-            // log T - (T - 1) / T: no cancellation beyond that of T - 1, which is exact near the prior
-            const V kl = fma(mean, mean, fma(1 - q.precision, var, log_precision));
-            if (!careful) return Posterior<V>{mean, -log_precision, kl};
-            const auto silent = q.precision == V{};  // only experts that say nothing (logvar = +inf)
-            const V inf = splat<V>(static_cast<T>(INFINITY));
-            return Posterior<V>{silent ? V{} : mean, silent ? inf : -log_precision, silent ? inf : kl};
-          });
+    blocks.over(row, a.dim, [&](int64_t d, int64_t n, const auto& sums, auto careful) __attribute__((always_inline)) {
+      using T = typename std::decay_t<decltype(sums)>::Scalar;
+      using V = Vec<T>;
+      const auto write = [&](int s, auto posterior) __attribute__((always_inline)) {
+        const int64_t at = s * a.rows + r;
+        S *mu = a.mu + at * a.dim + d, *logvar = a.logvar + at * a.dim + d;
+        V kl{};
+        for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+          const Posterior<V> q = posterior(i, lanes);
+          store_as(mu + i, q.mu, lanes);
+          store_as(logvar + i, q.logvar, lanes);
+          kl += first(q.kl, lanes);
+        });
+        a.kl[at] += static_cast<Arithmetic<S>>(sum(kl) * static_cast<T>(0.5));
+      };
+      for (int m = 0; m < row.count; ++m) {
+        if (plan.lone[row.expert[m]] < 0) continue;
+        write(plan.lone[row.expert[m]], [&](int64_t i, int lanes) __attribute__((always_inline)) {
+          V mu = load_as<T>(row.mu[m] + d + i, lanes);
+          const V logvar = load_as<T>(row.logvar[m] + d + i, lanes);
+          if (careful) mu = logvar == splat<V>(static_cast<T>(INFINITY)) ? V{} : mu;
+          return Posterior<V>{mu, logvar, fma(mu, mu, exp_and_tail(logvar).minus_1_minus_x)};
+        });
+      }
+      climb(plan, sums, n, [&](int s, auto at) __attribute__((always_inline)) {
+        write(s, [&](int64_t i, int) __attribute__((always_inline)) {
+          const Natural<V> q = at(i);
+          const V var = reciprocal(q.precision), mean = q.weighted_mean * var, log_precision = log(q.precision);
+          // log T - (T - 1) / T: no cancellation beyond that of T - 1, which is exact near the prior
+          const V kl = fma(mean, mean, fma(1 - q.precision, var, log_precision));
+          if (!careful) return Posterior<V>{mean, -log_precision, kl};
+          const auto silent = q.precision == V{};  // only experts that say nothing (logvar = +inf)
+          const V inf = splat<V>(static_cast<T>(INFINITY));
+          return Posterior<V>{silent ? V{} : mean, silent ? inf : -log_precision, silent ? inf : kl};
         });
       });
     });
@@ -76,26 +74,32 @@ void subset_posteriors(const SubsetPosteriors<S>& a, int64_t begin, int64_t end)
 template <class S>
 void subset_posteriors_backward(const SubsetPosteriorsBackward<S>& a, int64_t begin, int64_t end) {
   Plan plan(a.lattice, a.experts.count);
-  const BlockSums<S> sums(plan, a.experts.count, true);
+  const Blocks<S> blocks(plan, true, a.dim);
   for (int64_t r = begin; r < end; ++r) {
     const Observed<S> row(a.experts, r, 0);
     plan.look_at(row);
     clear_gradients(a.experts, a.out, r, a.dim, false);
-    for_blocks(a.dim, [&](int64_t d, int64_t n) __attribute__((always_inline)) {
-      sums.with(row, d, n, [&](const auto& block, auto careful) __attribute__((always_inline)) {
-        using T = typename std::decay_t<decltype(block)>::Scalar;
-        using V = Vec<T>;
-        descend<careful.value>(plan, block, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
-          const int64_t at = s * a.rows + r;
-          const S* grad_mu = a.grad_mu == nullptr ? nullptr : a.grad_mu + at * a.dim + d;
-          const S* grad_logvar = a.grad_logvar == nullptr ? nullptr : a.grad_logvar + at * a.dim + d;
-          const V grad_kl = splat<V>(a.grad_kl == nullptr ? 0 : a.grad_kl[at]);
-          each([&](int64_t i, int lanes, V mean, V, V var_minus_1) __attribute__((always_inline)) {
-            Moments<V> g = kl_adjoint(grad_kl, mean, var_minus_1);
-            if (grad_mu != nullptr) g.mu += load_as<T>(grad_mu + i, lanes);
-            if (grad_logvar != nullptr) g.logvar += load_as<T>(grad_logvar + i, lanes);
-            return g;
-          });
+    blocks.over(row, a.dim, [&](int64_t d, int64_t n, const auto& sums, auto careful) __attribute__((always_inline)) {
+      using T = typename std::decay_t<decltype(sums)>::Scalar;
+      using V = Vec<T>;
+      descend<careful.value>(plan, sums, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
+        const int64_t at = s * a.rows + r;
+        const S* grad_mu = a.grad_mu == nullptr ? nullptr : a.grad_mu + at * a.dim + d;
+        const S* grad_logvar = a.grad_logvar == nullptr ? nullptr : a.grad_logvar + at * a.dim + d;
+        const V grad_kl = splat<V>(a.grad_kl == nullptr ? 0 : a.grad_kl[at]);
+        // Subsets go by from the last to the first: what the next one needs is asked for in good time.
+        const int64_t next = s > 0 && plan.has(s - 1) ? a.rows * a.dim : 0;
+        each([&](int64_t i, int lanes, V mean, V, V var_minus_1) __attribute__((always_inline)) {
+          Moments<V> g = kl_adjoint(grad_kl, mean, var_minus_1);
+          if (grad_mu != nullptr) {
+            __builtin_prefetch(grad_mu + i - next);
+            g.mu += load_as<T>(grad_mu + i, lanes);
+          }
+          if (grad_logvar != nullptr) {
+            __builtin_prefetch(grad_logvar + i - next);
+            g.logvar += load_as<T>(grad_logvar + i, lanes);
+          }
+          return g;
         });
       });
     });
