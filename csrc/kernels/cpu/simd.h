@@ -324,15 +324,21 @@ static MMVAE_INLINE V reciprocal(V a) {
 #endif
 
 // A NaN in the second argument comes out.
+#if defined(__AVX512F__)  // GCC makes a comparison and a blend of the operator form
+static MMVAE_INLINE f32v smaller(f32v a, f32v b) { return _mm512_min_ps(a, b); }
+static MMVAE_INLINE f64v smaller(f64v a, f64v b) { return _mm512_min_pd(a, b); }
+static MMVAE_INLINE f32v larger(f32v a, f32v b) { return _mm512_max_ps(a, b); }
+static MMVAE_INLINE f64v larger(f64v a, f64v b) { return _mm512_max_pd(a, b); }
+#else
 template <class V>
 static MMVAE_INLINE V smaller(V a, V b) {
   return a < b ? a : b;
 }
-
 template <class V>
 static MMVAE_INLINE V larger(V a, V b) {
   return a > b ? a : b;
 }
+#endif
 
 template <class V>
 static MMVAE_INLINE V magnitude(V a) {
