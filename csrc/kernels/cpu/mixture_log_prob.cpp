@@ -259,6 +259,9 @@ static void forward(const MixtureLogProb<S>& a, int64_t begin, int64_t end) {
 // ---------------------------------------------------------------------------------------------------------
 
 // table[component][sample] = gradient * responsibility, 0 past the end of the chunk; adds to each component's total.
+//
+// Responsibilities are normalised here, from the densities: beside a large log density log_prob has lost its last
+// digits (at 1e6 it is off by 0.06 in float32), and with it they would.
 template <class S>
 static void coefficients(const MixtureLogProbBackward<S>& a, int64_t r, const Mixture<S>& row, int64_t begin,
                          int64_t end, Arithmetic<S>* table, int64_t columns, Vec<S>* totals) {
@@ -267,28 +270,35 @@ static void coefficients(const MixtureLogProbBackward<S>& a, int64_t r, const Mi
   constexpr T infinity = static_cast<T>(INFINITY);
   const int experts = a.experts.count;
   const int64_t n = end - begin, padded = (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-  T *log_prob = table + row.count * columns, *grad = log_prob + columns;
-  for (int64_t k = 0; k < padded; ++k) {
-    const int64_t at = (begin + k) * a.rows + r;
-    log_prob[k] = k < n ? a.log_prob[at] : T(0);
-    grad[k] = k < n ? a.grad_log_prob[at] : T(0);
+  T* grad = table + row.count * columns;
+  for (int64_t k = 0; k < padded; ++k) grad[k] = k < n ? a.grad_log_prob[(begin + k) * a.rows + r] : T(0);
+  if (row.is_prior) {
+    memcpy(table, grad, padded * sizeof(T));
+    return;
   }
   for (int j = 0; j < row.count; ++j) {
-    T* c = table + j * columns;
-    if (row.is_prior) {
-      memcpy(c, grad, padded * sizeof(T));
-      continue;
-    }
     const T* density = a.densities + (begin * a.rows + r) * experts + row.experts.expert[j];
+    T* c = table + j * columns;
     for (int64_t k = 0; k < padded; ++k) c[k] = k < n ? density[k * a.rows * experts] : -infinity;
-    for (int64_t k = 0; k < padded; k += kLanes<T>) {
-      const V q = load(c + k);
-      const V share = exp((q - load(log_prob + k)) - row.log_count);
-      const auto negligible = (q == splat<V>(-infinity)) | (share < splat<V>(static_cast<T>(kNegligible)));
-      const V weighted = load(grad + k) * share;
+  }
+  for (int64_t k = 0; k < padded; k += kLanes<T>) {
+    V peak = splat<V>(-infinity), total{};
+    for (int j = 0; j < row.count; ++j) peak = larger(load(table + j * columns + k), peak);
+    const V shift = peak == splat<V>(-infinity) ? V{} : peak;
+    for (int j = 0; j < row.count; ++j) {
+      T* c = table + j * columns + k;
+      V share = exp(load(c) - shift);
+      share = share < splat<V>(static_cast<T>(kNegligible)) ? V{} : share;
+      total += share;
+      store(c, share);
+    }
+    const V factor = total == V{} ? V{} : load(grad + k) / total;
+    for (int j = 0; j < row.count; ++j) {
+      T* c = table + j * columns + k;
+      const V weighted = load(c) * factor;
       // nor is a subnormal product let through, which arithmetic is slow on
-      const V result = negligible | (magnitude(weighted) < splat<V>(Constants<T>::smallest)) ? V{} : weighted;
-      store(c + k, result);
+      const V result = magnitude(weighted) < splat<V>(Constants<T>::smallest) ? V{} : weighted;
+      store(c, result);
       totals[j] += result;
     }
   }
