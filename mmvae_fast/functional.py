@@ -589,7 +589,7 @@ def mixture_log_prob(
 
     Source: Shi et al., Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models, 2019, eq. 3.
     """
-    if True or not _has_kernel(_first(mu)) or not isinstance(z, Tensor):  # TODO kernel being written
+    if not _has_kernel(_first(mu)) or not isinstance(z, Tensor):
         return reference.mixture_log_prob(z, mu, scale, mask, family=family)
     mus, scales = _as_lists("mixture_log_prob", mu, scale, mask, "scale")
     if z.dtype != mus[0].dtype:

@@ -15,6 +15,9 @@
 
 #include "../half.h"
 
+// Before a loop whose arrays are to live in registers: all its steps are written out.
+#define MMVAE_UNROLL _Pragma("GCC unroll 16")
+
 #if defined(__AVX512F__)
 #define MMVAE_VBYTES 64
 #elif defined(__AVX2__)
@@ -341,10 +344,11 @@ static MMVAE_INLINE V larger(V a, V b) {
 #endif
 
 template <class V>
+constexpr typename Simd<Element<V>>::Int kSignBit = typename Simd<Element<V>>::Int{1} << (8 * sizeof(Element<V>) - 1);
+
+template <class V>
 static MMVAE_INLINE V magnitude(V a) {
-  using Int = typename Simd<Element<V>>::Int;
-  constexpr Int but_the_sign = sizeof(Int) == 4 ? static_cast<Int>(INT32_MAX) : static_cast<Int>(INT64_MAX);
-  return bits<V>(bits<IntOf<V>>(a) & but_the_sign);
+  return bits<V>(bits<IntOf<V>>(a) & ~kSignBit<V>);
 }
 
 // Sum over the lanes by halves: a fixed order.
@@ -382,15 +386,16 @@ static MMVAE_INLINE bool any(V mask) {
   return !all(~mask);
 }
 
-// --- four vectors of lanes 0..3 of each counter, into the order of the dimensions ------------------------------------
+// --- two vectors interleaved, and what is built of it
+// -----------------------------------------------------------------
 
-template <bool high>
-static MMVAE_INLINE f32v zip(f32v a, f32v b) {  // a0 b0 a1 b1 ... of the low or high half
-  constexpr int n = kLanes<float>;
-  i32v order{};
+template <bool high, class V>
+static MMVAE_INLINE V zip(V a, V b) {  // a0 b0 a1 b1 ... of the low or high half
+  constexpr int n = kLanes<Element<V>>;
+  IntOf<V> order{};
   for (int i = 0; i < n; ++i) order[i] = (i % 2) * n + i / 2 + (high ? n / 2 : 0);
 #ifdef __clang__
-  f32v r{};
+  V r{};
   for (int i = 0; i < n; ++i) r[i] = order[i] < n ? a[order[i]] : b[order[i] - n];  // folded to a shuffle
   return r;
 #else
@@ -398,6 +403,18 @@ static MMVAE_INLINE f32v zip(f32v a, f32v b) {  // a0 b0 a1 b1 ... of the low or
 #endif
 }
 
+// Lane i = sum(v[i]), bit for bit, for as many vectors as they have lanes: one sum costs two shuffles, not a tree.
+template <class V, int n = kLanes<Element<V>>>
+static MMVAE_INLINE V sums(V* v) {
+  if constexpr (n > 1) {
+    MMVAE_UNROLL
+    for (int i = 0; i < n / 2; ++i) v[i] = zip<false>(v[i], v[i + n / 2]) + zip<true>(v[i], v[i + n / 2]);
+    return sums<V, n / 2>(v);
+  }
+  return v[0];
+}
+
+// Four vectors of lanes 0..3 of each counter, into the order of the dimensions.
 static MMVAE_INLINE void store_interleaved(float* out, f32v n0, f32v n1, f32v n2, f32v n3) {
   const f32v even_low = zip<false>(n0, n2), odd_low = zip<false>(n1, n3);
   const f32v even_high = zip<true>(n0, n2), odd_high = zip<true>(n1, n3);
