@@ -8,7 +8,7 @@ import zlib
 import pytest
 import torch
 from expert_cases import DEVICES, DTYPES, HALVES, LAYOUTS, TOLERANCE, assert_close, make_experts
-from function_cases import EXPERTS, FUNCTIONS, SEED, gradients, make_inputs
+from function_cases import EXPERTS, FUNCTIONS, SEED, gradients, make_inputs, summed_tolerance
 
 from mmvae_fast import functional, reference
 
@@ -26,8 +26,9 @@ def compare(fn, inputs, tolerance, what="", gradient_tolerance=None):
     for i, (a, e) in enumerate(zip(outputs, expected, strict=True)):
         assert_close(a, e, tolerance, f"output {i}, {what}")
     grads, expected_grads = gradients(outputs, inputs.tensors()), gradients(expected, twin.tensors())
+    gradient_tolerance = max(gradient_tolerance or tolerance, summed_tolerance(fn, grads[0].dtype))
     for i, (a, e) in enumerate(zip(grads, expected_grads, strict=True)):
-        assert_close(a, e, gradient_tolerance or tolerance, f"gradient {i}, {what}")
+        assert_close(a, e, gradient_tolerance, f"gradient {i}, {what}")
     return [*outputs, *grads], [*expected, *expected_grads]
 
 
@@ -64,7 +65,8 @@ def test_extreme_logvar(fn, dtype, device):
     with torch.no_grad():  # e^88.7 is the largest float32: around it either side may round to inf
         for logvar in logvars:
             if "expert_kl" in fn or ("_kl, " in fn and "prior" in fn.split(", ")[1]):
-                logvar.clamp_(-43, 43)  # the KL has ratios of variances
+                limit = 5 if dtype == torch.float16 else 43  # the KL has ratios of variances
+                logvar.clamp_(-limit, limit)
             elif "no prior" in fn or "kl" in fn or "subset" in fn:
                 logvar.clamp_(max=86)  # a KL beyond it is inf, and so are products of its gradient with tiny weights
             logvar[(logvar > 86) & (logvar < 90)] = 86
