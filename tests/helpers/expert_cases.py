@@ -117,7 +117,9 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str =
     assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     kind = torch.finfo(actual.dtype)
     a, e = (t.detach().double().cpu() for t in (actual, expected))
-    e = torch.where(e.abs() > kind.max * (1 + kind.eps / 4), e.sign() * torch.inf, e)  # what the type cannot hold is infinite in it
+    e = torch.where(
+        e.abs() > kind.max * (1 + kind.eps / 4), e.sign() * torch.inf, e
+    )  # what the type cannot hold is infinite in it
     assert torch.equal(a.isnan(), e.isnan()), (
         f"{what}: NaN in {int(a.isnan().sum())} places, expected {int(e.isnan().sum())}"
     )
