@@ -40,8 +40,17 @@ def _sum_last(x: Tensor, dims: int) -> Tensor:
 
 
 def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
-    dtypes = [t.dtype for t in tensors] or [torch.get_default_dtype()]
+    dtypes = {t.dtype for t in tensors} or {torch.get_default_dtype()}
     return functools.reduce(torch.promote_types, dtypes)
+
+
+def _broadcast_shapes(a: torch.Size, b: torch.Size) -> torch.Size:
+    """torch's is slow, and mostly there is nothing to do."""
+    return a if a == b or not b else b if not a else torch.broadcast_shapes(a, b)
+
+
+def _expand(x: Tensor, shape: torch.Size) -> Tensor:
+    return x if x.shape == shape else x.expand(shape)
 
 
 def _recorded(x: Tensor) -> bool:
@@ -108,7 +117,7 @@ class _LocationScale(Distribution):
             (name, second), first = arguments[1], tensors[0]
             _checks._fail(fn, f"{name} is on {second.device}, expected {first.device} like {arguments[0][0]}")
         try:
-            self._batch_shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+            self._batch_shape = functools.reduce(_broadcast_shapes, (t.shape for t in tensors), torch.Size())
         except RuntimeError:
             what = " and ".join(f"{name} {list(value.shape)}" for name, value in arguments)
             _checks._fail(fn, f"{what} do not broadcast")
@@ -119,7 +128,7 @@ class _LocationScale(Distribution):
         """The broadcast tensor; where all are numbers, on the ``device`` of whatever asks."""
         if not isinstance(value, Tensor):
             value = torch.full((), value, dtype=self._dtype, device=self._device or device)
-        return value.to(self._dtype).expand(self._batch_shape)
+        return _expand(value.to(self._dtype), self._batch_shape)
 
     def _raw_scale(self) -> Tensor | Number:
         if self._logvar is None:
@@ -151,7 +160,8 @@ class _LocationScale(Distribution):
         new = self._get_checked_instance(type(self), _instance)
         new.__dict__.update(self.__dict__)  # parameters broadcast when asked for: nothing to do but the shape
         new._batch_shape = torch.Size(batch_shape)
-        torch.empty(self._batch_shape, device="meta").expand(new._batch_shape)  # raises what tensors raise
+        if torch.broadcast_shapes(self._batch_shape, new._batch_shape) != new._batch_shape:
+            raise ValueError(f"{type(self).__name__}: {list(self._batch_shape)} does not expand to {list(batch_shape)}")
         return new
 
     def rsample(self, sample_shape: Shape = (), *, seed: Seed = None) -> Tensor:
@@ -183,7 +193,7 @@ class _LocationScale(Distribution):
         dtype = torch.promote_types(self._dtype, value.dtype)
         value, loc, scale = value.to(dtype), self._tensor(self._loc, value.device).to(dtype), self._raw_scale()
         scale = scale.to(dtype) if isinstance(scale, Tensor) else scale
-        full = torch.broadcast_shapes(value.shape, loc.shape)
+        full = _broadcast_shapes(value.shape, loc.shape)
         for x, params in ((value, loc), (loc, value)):
             if len(full) > event_dims and not _recorded(x) and loc.device == value.device:
                 if x.dim() <= event_dims or x.shape != full[len(full) - x.dim() :]:
@@ -256,11 +266,14 @@ class Independent(distributions.Independent):
     def stddev(self) -> Tensor:
         return self.base_dist.stddev
 
-    def rsample(self, sample_shape: Shape = (), **seed: Any) -> Tensor:
-        return self.base_dist.rsample(torch.Size(sample_shape), **seed)
+    def rsample(self, sample_shape: Shape = (), *, seed: Seed = None) -> Tensor:
+        given: dict[str, Any] = {} if seed is None else {"seed": seed}  # not every base knows it
+        return self.base_dist.rsample(torch.Size(sample_shape), **given)
 
-    def sample(self, sample_shape: Shape = (), **seed: Any) -> Tensor:
-        return self.base_dist.sample(torch.Size(sample_shape), **seed)
+    def sample(self, sample_shape: Shape = (), *, seed: Seed = None) -> Tensor:
+        with torch.no_grad():
+            given: dict[str, Any] = {} if seed is None else {"seed": seed}
+            return self.base_dist.sample(torch.Size(sample_shape), **given)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if isinstance(self.base_dist, _LocationScale):
@@ -472,26 +485,21 @@ def _parameters(d: Any) -> tuple[Tensor | Number, Tensor | Number]:
 def _kl(p: Distribution, q: Distribution, event_dims: int) -> Tensor:
     """KL of two Normals or two Laplaces, summed over the last ``event_dims`` dimensions."""
     fn = "gaussian_kl" if isinstance(p, distributions.Normal) else "laplace_kl"
-    shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    shape = _broadcast_shapes(p.batch_shape, q.batch_shape)
     given = [*_parameters(p), *_parameters(q)]
     tensors = [t for t in given if isinstance(t, Tensor)]
     dtype, device = _widest(tensors), tensors[0].device if tensors else None
-    mu, logvar, prior_mu, prior_logvar = (
-        # (torch lets a number in a CPU tensor meet any device)
-        t.to(dtype=dtype, device=device if t.dim() == 0 else None)
-        if isinstance(t, Tensor)
-        else None
-        if t == 0
-        else torch.full((), t, dtype=dtype, device=device)
-        for t in given
-    )
-    zero = torch.zeros((), dtype=dtype, device=device)
-    mu, logvar = ((zero if t is None else t).expand(shape) for t in (mu, logvar))
+
+    def tensor(value: Tensor | Number) -> Tensor | None:
+        if isinstance(value, Tensor):  # (torch lets a number in a CPU tensor meet any device)
+            return value.to(dtype=dtype, device=device) if value.dim() == 0 else value.to(dtype)
+        return torch.full((), value, dtype=dtype, device=device) if value else None
+
+    mu, logvar, prior_mu, prior_logvar = map(tensor, given)
+    mu, logvar = (_expand(torch.zeros((), dtype=dtype, device=device) if t is None else t, shape) for t in (mu, logvar))
     if event_dims == 1:
         return getattr(functional, fn)(mu, logvar, prior_mu, prior_logvar)
-    # an element is a vector of one
-    each = (None if t is None else t.unsqueeze(-1) for t in (mu, logvar, prior_mu, prior_logvar))
-    return _sum_last(getattr(reference, fn)(*each), event_dims)
+    return _sum_last(getattr(reference, f"{fn}_terms")(mu, logvar, prior_mu, prior_logvar), event_dims)
 
 
 def _kl_elements(p: Distribution, q: Distribution) -> Tensor:

@@ -145,8 +145,10 @@ class TestAgainstTorch:
             assert grown.batch_shape == expected.batch_shape and grown.event_shape == expected.event_shape
             same(grown.log_prob(value), expected.log_prob(value), inputs)
             assert grown.rsample((2,)).shape == (2, 6, 5)
-        with pytest.raises(RuntimeError, match="expand"):
+        with pytest.raises((ValueError, RuntimeError), match="expand|broadcast"):
             mine.expand((7,))
+        with pytest.raises((ValueError, RuntimeError), match="expand|broadcast"):
+            mine.expand(())
         detached, _ = both(family, form, *(t.detach() for t in inputs))
         for twin in (copy.deepcopy(detached), pickle.loads(pickle.dumps(detached))):
             assert torch.equal(twin.sample(seed=1), detached.sample(seed=1))
