@@ -7,8 +7,8 @@ import math
 import function_cases
 import pytest
 import torch
-from expert_cases import DTYPES, LAYOUTS, TOLERANCE, assert_close
-from function_cases import FUNCTIONS, make_inputs, rows_of, summed_tolerance
+from expert_cases import DTYPES, LAYOUTS, assert_close
+from function_cases import FUNCTIONS, allowed, make_inputs, rows_of, summed_tolerance
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -69,17 +69,17 @@ def plant(fn, inputs, call):
     return touched
 
 
-def compare(kind, actual, expected, dims, rows, tolerance):
+def compare(kind, actual, expected, dims, rows, tolerance, floor=0.0):
     """The given rows of every tensor; what all rows share only where all rows are asked for."""
     for i, (a, e, dim) in enumerate(zip(actual, expected, dims, strict=True)):
         if dim is None and rows.all():
-            assert_close(a, e, tolerance, f"{kind} {i}")
+            assert_close(a, e, tolerance, f"{kind} {i}", floor)
         elif dim is not None:
-            assert_close(a.movedim(dim, 0)[rows], e.movedim(dim, 0)[rows], tolerance, f"{kind} {i}")
+            assert_close(a.movedim(dim, 0)[rows], e.movedim(dim, 0)[rows], tolerance, f"{kind} {i}", floor)
 
 
 @pytest.mark.parametrize("public", sorted({fn.split(",")[0].split(" ")[0] for fn in FUNCTIONS}))
-@settings(derandomize=True, database=None, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, database=None, deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_fuzz(public, data):
     fn = data.draw(st.sampled_from([f for f in FUNCTIONS if f.split(",")[0].split(" ")[0] == public]))
@@ -104,7 +104,8 @@ def check(fn, call):
     of_outputs, of_inputs = rows_of(fn, inputs, outputs)
 
     calm = ~touched
-    compare("output", outputs, expected, of_outputs, calm, TOLERANCE[dtype])
+    tolerance = allowed(fn, dtype, call["shape"][2])
+    compare("output", outputs, expected, of_outputs, calm, tolerance)
     for a, e, dim in zip(outputs, expected, of_outputs, strict=True):  # NaN is not hidden
         by_row, exact = (t.detach().movedim(dim, 0).flatten(1) if t.dim() > 1 else t[:, None] for t in (a, e))
         assert not (exact.isnan() & by_row.isfinite()).any()
@@ -128,5 +129,5 @@ def check(fn, call):
     arriving = [w.to(outputs[i].dtype) for i, w in zip(used, weights, strict=True)]
     grads = torch.autograd.grad([outputs[i] for i in used], differentiable, arriving, **options)
     exact = torch.autograd.grad([expected[i] for i in used], exact_inputs, [w.double() for w in weights], **options)
-    tolerance = max(10 * TOLERANCE[dtype], summed_tolerance(fn, dtype))
-    compare("gradient", grads, exact, dims, calm, tolerance)
+    tolerance = max(10 * tolerance, summed_tolerance(fn, dtype))
+    compare("gradient", grads, exact, dims, calm, tolerance, floor=0.1)  # some are differences that come out as 0

@@ -146,10 +146,10 @@ def test_export(fn):
             return inputs.replaced(tensors, mask)
         return replace(inputs.replaced(tensors, mask), fixed=fixed)
 
-    def rows_of(t):  # every dimension of 5 is one of rows
-        return {i: torch.export.Dim("rows", min=2 if "broadcast" in fn else 1) for i, n in enumerate(t.shape) if n == 5}
+    def rows_of(t):  # every dimension of 7 is one of rows; where one row would be broadcast, a graph is for 2 or more
+        return {i: torch.export.Dim("rows", min=2 if "broadcast" in fn else 1) for i, n in enumerate(t.shape) if n == 7}
 
-    inputs, args = example(5)
+    inputs, args = example(7)
     shapes = ([rows_of(t) for t in args[0]], {k: rows_of(t) for k, t in args[1].items()})
     with torch.no_grad():
         exported = torch.export.export(Call(), args, dynamic_shapes=shapes)

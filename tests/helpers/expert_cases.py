@@ -109,8 +109,8 @@ def make_experts(
     return Experts([lay(m, layout) for m in mu], [lay(v, layout) for v in logvar], observed)
 
 
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str = "") -> None:
-    """|actual - expected| <= tolerance * max |expected|, infinities and NaN in the same places.
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str = "", floor: float = 0.0) -> None:
+    """|actual - expected| <= tolerance * max(max |expected|, floor), infinities and NaN in the same places.
 
     An element of a half type may besides be off by its own rounding.
     """
@@ -129,7 +129,7 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str =
     if not finite.any():
         return
     a, e = a[finite], e[finite]
-    error, scale = (a - e).abs(), e.abs().max()
+    error, scale = (a - e).abs(), e.abs().max().clamp(min=floor)
     if actual.dtype in HALVES:
         error = (error - 0.5 * kind.eps * e.abs() - kind.smallest_normal * kind.eps).clamp(min=0)
     error = error.max()

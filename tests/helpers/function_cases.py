@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from distribution_cases import Arguments, make_arguments
-from expert_cases import HALVES, Experts, make_experts
+from expert_cases import HALVES, TOLERANCE, Experts, make_experts
 from torch import Tensor
 
 SEED = 0x1234_5678_9ABC_DEF0
@@ -166,6 +166,15 @@ def rows_of(fn: str, inputs: Inputs, outputs: Iterable[Tensor]) -> tuple[list[in
         shared: list[int | None] = [None if "weights" in fn else -2] * len(inputs.extra)
         return of_outputs, [-2] * (len(inputs.tensors()) - len(inputs.extra)) + shared
     return of_outputs, [w.index("B") if "B" in w else None for w in inputs.words.values()]
+
+
+def allowed(fn: str, dtype: torch.dtype, dim: int, tolerance: float = 0.0) -> float:
+    """The relative error allowed: that of the type, or ``tolerance``, where the function itself is not worse.
+
+    A mixture's responsibilities are differences of sums over the dimensions, which grow with them.
+    """
+    real = torch.float32 if dtype in HALVES else dtype
+    return (tolerance or TOLERANCE[dtype]) + (4 * dim * torch.finfo(real).eps if fn.startswith("mixture") else 0)
 
 
 def summed_tolerance(fn: str, dtype: torch.dtype) -> float:
