@@ -171,7 +171,7 @@ def mixture(fn: str, z, mu, scale, mask, noise_family) -> None:
         _fail(fn, f"z is on {z.device}, expected {first.device} like mu")
     if z.dim() < 2 or z.shape[-2:] != first.shape[-2:]:
         rows, dim = first.shape[-2:]
-        _fail(fn, f"z has shape {_shape(z)}, expected [..., B, D] = [..., {rows}, {dim}] like mu")
+        _fail(fn, f"z has shape {_shape(z)}, expected [..., B, D] = [..., {rows}, {dim}] for these experts")
     if z.dtype != first.dtype:
         _fail(fn, f"z is {z.dtype}, expected {first.dtype} like mu")
 

@@ -187,7 +187,7 @@ def test_categorical_classes_of_missing_rows_are_not_looked_at():
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"z": torch.zeros(4, 2)}, r"z has shape \[4, 2\], expected \[..., B, D\] = \[..., 4, 3\] like mu"),
+        ({"z": torch.zeros(4, 2)}, r"z has shape \[4, 2\], expected \[..., B, D\] = \[..., 4, 3\] for"),
         ({"z": torch.zeros(3)}, r"z has shape \[3\]"),
         ({"z": torch.zeros(4, 3).double()}, "z is torch.float64, expected torch.float32 like mu"),
         ({"scale": [torch.ones(4, 3), torch.ones(4, 2)]}, r"scale\[1\] has shape \[4, 2\], expected \[4, 3\]"),

@@ -84,8 +84,9 @@ def make_experts(
     g = torch.Generator().manual_seed(seed)
     mu = torch.randn(count, rows, dim, generator=g, dtype=torch.float64).to(dtype)
     logvar = (torch.randn(count, rows, dim, generator=g, dtype=torch.float64) * spread).clamp(-100, 100).to(dtype)
-    if scales:
-        logvar = torch.exp(0.5 * logvar.clamp(min=-40)).to(dtype)
+    if scales:  # such that neither they nor (distance / scale)^2 leave the type
+        low, high = (-15, 20) if dtype == torch.float16 else (-40, 100)
+        logvar = torch.exp(0.5 * logvar.clamp(low, high)).to(dtype)
     observed = None
     if mask == "all":
         observed = torch.ones(rows, count, dtype=torch.bool)
