@@ -11,7 +11,7 @@ import importlib.util
 
 import torch
 
-OPS_VERSION = 1  # that of csrc/torch/library.cpp
+OPS_VERSION = 2  # that of csrc/torch/library.cpp
 
 
 def _load() -> bool:

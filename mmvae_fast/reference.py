@@ -4,7 +4,8 @@ Kernels are tested against these twins in float64, ONNX export goes through them
 for (float16, bfloat16, MPS, XPU, ...) fall back to them. They favour being obvious over being fast; the contracts
 shared by all of them stand in :mod:`mmvae_fast.functional`.
 
-Missing experts are *selected* away (``torch.where``), never multiplied by the mask: NaN * 0 is NaN.
+Missing experts are *selected* away (``torch.where``), never multiplied by the mask: NaN * 0 is NaN. For the same reason
+a branch that is not taken is given harmless numbers first: its gradient is 0 times something, which has to be finite.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mmvae_fast import _checks
 
 Experts = Sequence[Tensor] | Tensor
 PRIOR_PLACES = _checks.PRIOR_PLACES
+NEGLIGIBLE = 1e-30  # responsibilities below it are exact zeros: denormal gradients cost more than they say
 
 
 class PoESample(NamedTuple):
@@ -31,6 +33,15 @@ class PoESample(NamedTuple):
     logvar: Tensor
     kl: Tensor
     expert_kl: Tensor | None = None
+
+
+class SubsetPosteriors(NamedTuple):
+    """What :func:`subset_posteriors` returns; see there."""
+
+    mu: Tensor
+    logvar: Tensor
+    kl: Tensor
+    available: Tensor
 
 
 class MoPoESample(NamedTuple):
@@ -87,6 +98,21 @@ def _key(seed: Tensor) -> tuple[Tensor, Tensor]:
     return seed & _LOW32, (seed >> 32) & _LOW32
 
 
+def _uniforms(seed, rows: int, dim: int, n_samples: int | None, stream: int, dtype, device) -> list[Tensor]:
+    """The four lanes of every counter (d // 4, row, sample, stream) as numbers in (0, 1), exact: [K, rows, D / 4]."""
+    sample = torch.arange(1 if n_samples is None else n_samples, device=device)[:, None, None]
+    row = torch.arange(rows, device=device)[:, None]
+    block = torch.arange((dim + 3) // 4, device=device)
+    words = philox_words((block, row, sample, stream), _key(seed_tensor(seed, device=device)))
+    real = torch.float64 if dtype == torch.float64 else torch.float32
+    return [((w >> 9).to(real) + 0.5) * 2.0**-23 for w in words]
+
+
+def _interleave(lanes: list[Tensor], dim: int, n_samples: int | None, dtype) -> Tensor:
+    noise = torch.stack(lanes, dim=-1).flatten(-2)[..., :dim].to(dtype)
+    return noise[0] if n_samples is None else noise
+
+
 def philox_normal(
     seed: int | Tensor,
     rows: int,
@@ -102,19 +128,30 @@ def philox_normal(
     Counter = (d // 4, row, sample, stream), key = (low, high word of the seed), u = ((x >> 9) + 0.5) * 2**-23,
     Box-Muller over the lane pairs (0, 1) and (2, 3).
     """
-    k0, k1 = _key(seed_tensor(seed, device=device))
-    sample = torch.arange(1 if n_samples is None else n_samples, device=device)[:, None, None]
-    row = torch.arange(rows, device=device)[:, None]
-    block = torch.arange((dim + 3) // 4, device=device)
-    words = philox_words((block, row, sample, stream), (k0, k1))
-    real = torch.float64 if dtype == torch.float64 else torch.float32
-    u = [((w >> 9).to(real) + 0.5) * 2.0**-23 for w in words]
+    u = _uniforms(seed, rows, dim, n_samples, stream, dtype, device)
     lanes = []
     for u0, u1 in (u[:2], u[2:]):
         radius, angle = torch.sqrt(-2.0 * torch.log(u0)), 2.0 * math.pi * u1
         lanes += [radius * torch.cos(angle), radius * torch.sin(angle)]
-    normals = torch.stack(lanes, dim=-1).flatten(-2)[..., :dim].to(dtype)
-    return normals[0] if n_samples is None else normals
+    return _interleave(lanes, dim, n_samples, dtype)
+
+
+def philox_laplace(
+    seed: int | Tensor,
+    rows: int,
+    dim: int,
+    n_samples: int | None = None,
+    stream: int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device="cpu",
+) -> Tensor:
+    """Laplace(0, 1) noise from the same counters: a lane's uniform through the inverse of the distribution function."""
+    lanes = []
+    for u in _uniforms(seed, rows, dim, n_samples, stream, dtype, device):
+        log_tail = torch.log(2.0 * torch.minimum(u, 1.0 - u))  # both exact, also in float32
+        lanes.append(torch.where(u < 0.5, log_tail, -log_tail))
+    return _interleave(lanes, dim, n_samples, dtype)
 
 
 def choose_component(seed: int | Tensor, n_available: Tensor) -> Tensor:
@@ -128,7 +165,7 @@ def choose_component(seed: int | Tensor, n_available: Tensor) -> Tensor:
     return ((2 * (word >> 9) + 1) * n_available) >> 24  # u = (2k + 1) * 2**-24: integer arithmetic, no rounding
 
 
-# --- one Gaussian -----------------------------------------------------------------------------------------------------
+# --- one distribution -------------------------------------------------------------------------------------------------
 
 
 def _compute(x: Tensor) -> Tensor:
@@ -136,21 +173,29 @@ def _compute(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def reparameterize(mu: Tensor, logvar: Tensor, n_samples: int | None = None, *, seed=None, generator=None) -> Tensor:
-    """z = mu + exp(logvar / 2) * eps."""
+def reparameterize(
+    mu: Tensor, logvar: Tensor, n_samples: int | None = None, *, family: str = "normal", seed=None, generator=None
+) -> Tensor:
+    """z = mu + exp(logvar / 2) * eps, eps ~ N(0, 1) or Laplace(0, 1)."""
     _checks.gaussian("reparameterize", mu, logvar)
     _checks.n_samples("reparameterize", n_samples)
+    _checks.family("reparameterize", family)
     seed = seed_tensor(seed, generator, mu.device)
     m, lv = _compute(mu), _compute(logvar)
     rows = math.prod(mu.shape[:-1])
-    eps = philox_normal(seed, rows, mu.shape[-1], n_samples, dtype=m.dtype, device=mu.device)
+    noise = philox_normal if family == "normal" else philox_laplace
+    eps = noise(seed, rows, mu.shape[-1], n_samples, dtype=m.dtype, device=mu.device)
     eps = eps.reshape(mu.shape if n_samples is None else (n_samples, *mu.shape))
     return (m + torch.exp(0.5 * lv) * eps).to(mu.dtype)
 
 
-def _excess_variance(logvar: Tensor) -> Tensor:
-    """e^logvar - 1 - logvar; +inf, not NaN, at +inf."""
-    return torch.expm1(logvar) - logvar.clamp(max=torch.finfo(logvar.dtype).max)
+def _excess(log_ratio: Tensor) -> Tensor:
+    """e^x - 1 - x; +inf, not NaN, at +inf."""
+    return torch.expm1(log_ratio) - log_ratio.clamp(max=torch.finfo(log_ratio.dtype).max)
+
+
+def _or_zero(prior: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=like.dtype, device=like.device) if prior is None else _compute(prior)
 
 
 def gaussian_kl(
@@ -161,24 +206,50 @@ def gaussian_kl(
     _checks.prior("gaussian_kl", mu, prior_mu, prior_logvar)
     m, lv = _compute(mu), _compute(logvar)
     if prior_mu is None and prior_logvar is None:
-        return 0.5 * (m.square() + _excess_variance(lv)).sum(-1)
-    zero = torch.zeros((), dtype=m.dtype, device=m.device)
-    pm = zero if prior_mu is None else _compute(prior_mu)
-    plv = zero if prior_logvar is None else _compute(prior_logvar)
-    return 0.5 * ((m - pm).square() * torch.exp(-plv) + _excess_variance(lv - plv)).sum(-1)
+        return 0.5 * (m.square() + _excess(lv)).sum(-1)
+    pm, plv = _or_zero(prior_mu, m), _or_zero(prior_logvar, m)
+    return 0.5 * ((m - pm).square() * torch.exp(-plv) + _excess(lv - plv)).sum(-1)
+
+
+def laplace_kl(
+    mu: Tensor, logvar: Tensor, prior_mu: Tensor | None = None, prior_logvar: Tensor | None = None
+) -> Tensor:
+    """KL( Laplace(mu, e^(logvar/2)) || Laplace(prior_mu, e^(prior_logvar/2)) ), summed over the last dimension.
+
+    With d = |mu - prior_mu|, t = d / b and r = log(b / b0) it is d / b0 * (1 - (1 - e^-t) / t) + (e^r - 1 - r).
+    """
+    _checks.gaussian("laplace_kl", mu, logvar)
+    _checks.prior("laplace_kl", mu, prior_mu, prior_logvar)
+    m, lv = _compute(mu), _compute(logvar)
+    pm, plv = _or_zero(prior_mu, m), _or_zero(prior_logvar, m)
+    distance = (m - pm).abs()
+    t = distance * torch.exp(-0.5 * lv)
+    same = t == 0  # one mean, or b = +inf
+    safe = torch.where(same, 1.0, t)
+    apart = torch.where(same, 0.0, 1.0 + torch.expm1(-safe) / safe)
+    return (distance * torch.exp(-0.5 * plv) * apart + _excess(0.5 * (lv - plv))).sum(-1)
+
+
+def _log_density(x: Tensor, mean: Tensor, scale: Tensor, family: str) -> Tensor:
+    """Of the normal or Laplace distribution, element by element."""
+    d = (x - mean) / scale
+    if family == "normal":
+        return -0.5 * d.square() - scale.log() - 0.5 * math.log(2 * math.pi)
+    return -d.abs() - scale.log() - math.log(2)
 
 
 # --- products of experts ----------------------------------------------------------------------------------------------
 
 
-def _stack(mu: Experts, logvar: Experts, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Experts as [M, B, D] with whatever a missing one holds replaced by 0, and which are observed as [M, B, 1]."""
+def _stack(mu: Experts, spread: Experts, mask: Tensor | None, neutral: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Experts as [M, B, D], and which are observed as [M, B, 1]. A missing one gets mean 0 and a neutral logvar (or
+    scale), whatever it holds."""
     mu = _compute(mu if isinstance(mu, Tensor) else torch.stack(list(mu)))
-    logvar = _compute(logvar if isinstance(logvar, Tensor) else torch.stack(list(logvar)))
+    spread = _compute(spread if isinstance(spread, Tensor) else torch.stack(list(spread)))
     if mask is None:
-        return mu, logvar, torch.ones(mu.shape[:2], dtype=torch.bool, device=mu.device).unsqueeze(-1)
+        return mu, spread, torch.ones(mu.shape[:2], dtype=torch.bool, device=mu.device).unsqueeze(-1)
     observed = mask.t().unsqueeze(-1)
-    return torch.where(observed, mu, 0.0), torch.where(observed, logvar, 0.0), observed
+    return torch.where(observed, mu, 0.0), torch.where(observed, spread, neutral), observed
 
 
 def _dtype(experts: Experts) -> torch.dtype:
@@ -190,17 +261,22 @@ def _product(
 ) -> tuple[Tensor, Tensor]:
     """Precision-weighted product of the observed experts of [M, B, D]; the prior where there are none.
 
-    Precisions are scaled by the largest one, so that none overflows: lv = s - log T, T = sum_m exp(s - lv_m).
+    Precisions are scaled by the largest one, so that none overflows: lv = s - log T, T = sum_m w_m exp(s - lv_m).
     """
     scaled = torch.where(observed, logvar, math.inf)
-    shift = scaled.detach().amin(0)
+    if weights is None:
+        shift = scaled.detach().amin(0)
+    else:
+        weights = (weights if weights.dim() == 2 else weights.unsqueeze(-1)).to(scaled.dtype).unsqueeze(1)
+        shift = (scaled - weights.log()).detach().amin(0)  # +inf at weight 0: such an expert says nothing
     shift = shift.clamp(max=0.0) if prior else torch.where(shift == math.inf, 0.0, shift)
-    precision = torch.exp(shift - scaled)
-    if weights is not None:
-        precision = precision * (weights if weights.dim() == 2 else weights.unsqueeze(-1)).unsqueeze(1)
+    if weights is None:
+        precision = torch.exp(shift - scaled)
+    else:  # at weight 0 the exponent may be anything, and the gradient to the weight is still asked for
+        precision = weights * torch.exp((shift - scaled).clamp(max=math.log(torch.finfo(scaled.dtype).max)))
     total = precision.sum(0) + (torch.exp(shift) if prior else 0.0)
-    empty = total == 0  # nothing observed, or only experts that say nothing (logvar = +inf)
-    safe = torch.where(empty, 1.0, total)
+    empty = total == 0  # nothing observed, or only experts that say nothing (logvar = +inf, weight 0)
+    safe = torch.where(empty, math.inf, total)
     uninformed = torch.where(observed.any(0), math.inf, 0.0).to(safe.dtype)
     return (precision * mu).sum(0) / safe, torch.where(empty, uninformed, shift - torch.log(safe))
 
@@ -249,6 +325,41 @@ def all_subsets(n_experts: int) -> list[int]:
     return list(range(1, 2**n_experts))
 
 
+def _subset_posteriors(
+    mu: Tensor, logvar: Tensor, observed: Tensor, subsets: Sequence[int] | None, prior: str
+) -> SubsetPosteriors:
+    """The product of every subset's experts; the standard normal in rows where one of them is missing."""
+    n_experts = mu.shape[0]
+    mus, logvars, usable = [], [], []
+    for subset in all_subsets(n_experts) if subsets is None else subsets:
+        members = [i for i in range(n_experts) if subset >> i & 1]
+        with_prior = prior == "all" or (prior == "full" and len(members) == n_experts)
+        # one index at a time: a list of them is a constant tensor, which exported graphs lose (see philox_words)
+        s_mu, s_logvar, s_observed = (torch.stack([t[i] for i in members]) for t in (mu, logvar, observed))
+        there = s_observed.all(0)
+        s_mu, s_logvar = _product(s_mu, s_logvar, torch.ones_like(s_observed), with_prior)
+        mus.append(torch.where(there, s_mu, 0.0))
+        logvars.append(torch.where(there, s_logvar, 0.0))
+        usable.append(there.squeeze(-1))
+    means, spreads = torch.stack(mus), torch.stack(logvars)
+    return SubsetPosteriors(means, spreads, gaussian_kl(means, spreads), torch.stack(usable))
+
+
+def subset_posteriors(
+    mu: Experts,
+    logvar: Experts,
+    mask: Tensor | None = None,
+    *,
+    subsets: Sequence[int] | None = None,
+    prior: str = "full",
+) -> SubsetPosteriors:
+    """The posterior given every subset of the modalities, its KL to N(0, I), and in which rows it is available."""
+    _checks.experts("subset_posteriors", mu, logvar, mask)
+    _checks.subsets("subset_posteriors", mu, subsets, prior)
+    s_mu, s_logvar, kl, available = _subset_posteriors(*_stack(mu, logvar, mask), subsets, prior)
+    return SubsetPosteriors(s_mu.to(_dtype(mu)), s_logvar.to(_dtype(mu)), kl, available)
+
+
 def mopoe_sample_kl(
     mu: Experts,
     logvar: Experts,
@@ -262,32 +373,40 @@ def mopoe_sample_kl(
     """Mixture of products of experts (Sutter et al. 2021): mean KL over available subsets, a sample of one of them."""
     _checks.experts("mopoe_sample_kl", mu, logvar, mask)
     _checks.subsets("mopoe_sample_kl", mu, subsets, prior)
-    out_dtype = _dtype(mu)
     m, lv, observed = _stack(mu, logvar, mask)
-    n_experts, rows, dim = m.shape
     seed = seed_tensor(seed, generator, m.device)
-    mus, logvars, kls, available = [], [], [], []
-    for subset in all_subsets(n_experts) if subsets is None else subsets:
-        members = [i for i in range(n_experts) if subset >> i & 1]
-        with_prior = prior == "all" or (prior == "full" and len(members) == n_experts)
-        # one index at a time: a list of them is a constant tensor, which exported graphs lose (see philox_words)
-        s_m, s_lv, s_observed = (torch.stack([t[i] for i in members]) for t in (m, lv, observed))
-        s_mu, s_logvar = _product(s_m, s_lv, torch.ones_like(s_observed), with_prior)
-        mus.append(s_mu)
-        logvars.append(s_logvar)
-        kls.append(gaussian_kl(s_mu, s_logvar))
-        available.append(s_observed[..., 0].all(0))
-    usable = torch.stack(available)  # [S, B]
-    n_usable = usable.sum(0)
-    kl = torch.where(usable, torch.stack(kls), 0.0).sum(0) / n_usable.clamp(min=1)
+    posteriors = _subset_posteriors(m, lv, observed, subsets, prior)
+    n_usable = posteriors.available.sum(0)
+    kl = posteriors.kl.sum(0) / n_usable.clamp(min=1)
     # the k-th available subset of a row: where the running count of available ones first exceeds k
-    pick = (usable.cumsum(0) <= choose_component(seed, n_usable)).sum(0)
+    pick = (posteriors.available.cumsum(0) <= choose_component(seed, n_usable)).sum(0)
     nothing = n_usable == 0
-    index = torch.where(nothing, 0, pick)[None, :, None].expand(1, rows, dim)
-    z_mu = torch.where(nothing[:, None], 0.0, torch.stack(mus).gather(0, index)[0])
-    z_logvar = torch.where(nothing[:, None], 0.0, torch.stack(logvars).gather(0, index)[0])
-    z = reparameterize(z_mu, z_logvar, seed=seed)
-    return MoPoESample(z.to(out_dtype), kl, torch.where(nothing, -1, pick))
+    index = torch.where(nothing, 0, pick)[None, :, None].expand(1, *m.shape[1:])
+    z = reparameterize(posteriors.mu.gather(0, index)[0], posteriors.logvar.gather(0, index)[0], seed=seed)
+    return MoPoESample(z.to(_dtype(mu)), kl, torch.where(nothing, -1, pick))
+
+
+# --- mixtures of experts ----------------------------------------------------------------------------------------------
+
+
+def mixture_log_prob(
+    z: Tensor, mu: Experts, scale: Experts, mask: Tensor | None = None, *, family: str = "normal"
+) -> Tensor:
+    """log of the mean density of a row's observed experts at z; of the prior's density where there are none."""
+    _checks.mixture("mixture_log_prob", z, mu, scale, mask, family)
+    m, s, observed = _stack(mu, scale, mask, neutral=1.0)
+    z, there = _compute(z), observed.squeeze(-1).t()  # [B, M]
+    terms = [_log_density(z, m[i], s[i], family).sum(-1) for i in range(m.shape[0])]
+    densities = torch.where(there, torch.stack(terms, -1), -math.inf)  # [..., B, M]
+    peak = densities.detach().amax(-1, keepdim=True)
+    peak = torch.where(peak == -math.inf, 0.0, peak)
+    shares = torch.exp(densities - peak)
+    total = torch.where(shares < NEGLIGIBLE, 0.0, shares).sum(-1)
+    impossible = total == 0  # every density is 0, or nothing is observed
+    log_total = torch.where(impossible, -math.inf, torch.log(torch.where(impossible, 1.0, total)))
+    log_prob = peak.squeeze(-1) + log_total - there.sum(-1).clamp(min=1).to(z.dtype).log()
+    prior = _log_density(z, torch.zeros_like(z), torch.ones_like(z), family).sum(-1)
+    return torch.where(there.any(-1), log_prob, prior)
 
 
 # --- likelihoods ------------------------------------------------------------------------------------------------------
@@ -303,25 +422,27 @@ def log_likelihood(
     mask: Tensor | None = None,
 ) -> Tensor:
     """log p(x | params), summed over the event; x [B, ...] broadcasts over the leading sample dimensions of params."""
-    _checks.likelihood("log_likelihood", x, params, family, event_dims, mask)
+    _checks.likelihood("log_likelihood", x, params, family, scale, event_dims, mask)
     event_dims = x.dim() - 1 if event_dims is None else event_dims
     p = _compute(params)
+    s = (
+        _compute(scale).to(p.dtype)
+        if isinstance(scale, Tensor)
+        else torch.full((), scale, dtype=p.dtype, device=p.device)
+    )
     if mask is not None:  # a missing row may hold anything, and so may its parameters
         per_row = mask.reshape(-1, *[1] * (x.dim() - 1))
         x = torch.where(per_row, x, torch.zeros((), dtype=x.dtype, device=x.device))
         p = torch.where(per_row.unsqueeze(-1) if family == "categorical" else per_row, p, 0.0)
+        s = torch.where(per_row, s, 1.0)
     if family == "categorical":
+        _checks.classes("log_likelihood", x, params.shape[-1])
         log_p = torch.log_softmax(p, -1)
         index = x.long().unsqueeze(-1)
         terms = log_p.gather(-1, index.expand(*log_p.shape[:-1], 1)).squeeze(-1)
     elif family == "bernoulli":
-        terms = x.to(p.dtype) * p - torch.nn.functional.softplus(p)
+        terms = x.to(p.dtype) * p + torch.nn.functional.logsigmoid(-p)
     else:
-        s = torch.as_tensor(scale, dtype=p.dtype, device=p.device)
-        d = (x.to(p.dtype) - p) / s
-        if family == "normal":
-            terms = -0.5 * d.square() - s.log() - 0.5 * math.log(2 * math.pi)
-        else:
-            terms = -d.abs() - s.log() - math.log(2)
+        terms = _log_density(x.to(p.dtype), p, s.to(p.dtype), family)
     total = terms.flatten(terms.dim() - event_dims).sum(-1) if event_dims else terms
     return total if mask is None else torch.where(mask.reshape(-1, *[1] * (x.dim() - 1 - event_dims)), total, 0.0)

@@ -15,7 +15,7 @@ constexpr uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u;
 constexpr uint32_t kPhiloxW0 = 0x9E3779B9u, kPhiloxW1 = 0xBB67AE85u;
 constexpr int kPhiloxRounds = 10;
 
-constexpr uint32_t kStreamNormals = 0;     // the normals of every sample
+constexpr uint32_t kStreamNoise = 0;       // the normals (or Laplace numbers) of every sample
 constexpr uint32_t kStreamComponents = 1;  // which mixture component a row draws
 
 struct Words {

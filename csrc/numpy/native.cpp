@@ -12,15 +12,15 @@ namespace py = pybind11;
 
 namespace {
 
-template <class T>
-py::array normals(const mmvae::Normals& args, bool with_samples) {
+template <class T, class Kernel>
+py::array normals(Kernel kernel, const mmvae::Normals& args, bool with_samples) {
   std::vector<py::ssize_t> shape{args.rows, args.dim};
   if (with_samples) shape.insert(shape.begin(), args.samples);
   py::array_t<T> out(shape);
   T* data = out.mutable_data();
   {
     py::gil_scoped_release unlocked;
-    mmvae::table<T>().normals(args, data, 0, args.rows);
+    kernel(args, data, int64_t{0}, args.rows);
   }
   return out;
 }
@@ -50,8 +50,8 @@ py::array philox_normal(const py::object& seed, const py::object& rows, const py
   const int64_t samples = n_samples.is_none() ? 1 : whole("n_samples", n_samples, 0, words);
   const mmvae::Normals args{seed_bits(seed), whole("rows", rows, 0, words), whole("dim", dim, 0, 4 * words), samples,
                             static_cast<uint32_t>(whole("stream", stream, 0, words))};
-  if (dtype == "float32") return normals<float>(args, !n_samples.is_none());
-  if (dtype == "float64") return normals<double>(args, !n_samples.is_none());
+  if (dtype == "float32") return normals<float>(mmvae::kernels().normals_f32, args, !n_samples.is_none());
+  if (dtype == "float64") return normals<double>(mmvae::kernels().normals_f64, args, !n_samples.is_none());
   throw std::invalid_argument("philox_normal: dtype is '" + dtype + "', expected 'float32' or 'float64'");
 }
 

@@ -33,26 +33,30 @@ class Check {
     if (n.has_value() && *n < 0) fail("n_samples is ", *n, ", expected 0 or more");
   }
 
-  void seed(const Tensor& value) const {
-    if (value.scalar_type() != ScalarType::Long || value.numel() != 1 || !value.is_cpu())
-      fail("seed is ", dtype(value), " ", shape(value), ", expected one int64 on the CPU");
+  void seed(const Tensor& value, const Tensor& like) const {
+    if (value.scalar_type() != ScalarType::Long || value.numel() != 1 || !together(value, like))
+      fail("seed is ", dtype(value), " ", shape(value), ", expected one int64 on the device of mu");
+  }
+
+  void family(int64_t value) const {
+    if (value != 0 && value != 1) fail("family is ", value, ", expected 0 (normal) or 1 (laplace)");
   }
 
   // M experts: a list of [B, D], or one stacked [M, B, D]; mask bool [B, M]
-  void experts(const Tensors& mu, const Tensors& logvar, const OptTensor& mask) const {
+  void experts(const Tensors& mu, const Tensors& logvar, const OptTensor& mask, const char* second) const {
     if (mu.size() != logvar.size())
-      fail("got ", mu.size(), " mu and ", logvar.size(), " logvar, expected as many of each");
+      fail("got ", mu.size(), " mu and ", logvar.size(), " ", second, ", expected as many of each");
     if (mu.empty()) fail("mu is empty, expected at least one expert");
     const Tensor& one = mu[0];
     const bool stacked = mu.size() == 1 && one.dim() == 3;
     floating(stacked ? "mu" : "mu[0]", one);
     if (stacked) {
-      like("logvar", -1, logvar[0], "mu", one);
+      like(second, -1, logvar[0], "mu", one);
     } else {
       if (one.dim() != 2) fail("mu[0] has shape ", shape(one), ", expected [B, D]");
       for (size_t m = 0; m < mu.size(); ++m) {
         if (m > 0) like("mu", m, mu[m], "mu[0]", one);
-        like("logvar", m, logvar[m], "mu[0]", one);
+        like(second, m, logvar[m], "mu[0]", one);
       }
     }
     const int64_t count = stacked ? one.size(0) : static_cast<int64_t>(mu.size());
@@ -63,13 +67,13 @@ class Check {
     const int64_t rows = one.size(stacked ? 1 : 0);
     if (mask->dim() != 2 || mask->size(0) != rows || mask->size(1) != count)
       fail("mask has shape ", shape(*mask), ", expected [B, M] = [", rows, ", ", count, "]");
-    if (!mask->is_cpu()) fail("mask is on another device than mu, expected cpu like mu");
+    if (!together(*mask, one)) fail("mask is on another device than mu");
   }
 
   // A gradient or saved tensor handed to a backward op.
-  void shaped(const char* name, const OptTensor& t, const Shape& expected, ScalarType type) const {
+  void shaped(const char* name, const OptTensor& t, const Shape& expected, ScalarType type, const Tensor& like) const {
     if (!t.has_value()) return;
-    if (shape_of(*t) != expected || t->scalar_type() != type || !t->is_cpu())
+    if (shape_of(*t) != expected || t->scalar_type() != type || !together(*t, like))
       fail(name, " has shape ", shape(*t), " and type ", dtype(*t), ", expected the forward's");
   }
 
@@ -104,20 +108,22 @@ class Check {
     }
   }
 
- private:
   void floating(const char* name, const Tensor& t) const {
     const ScalarType type = t.scalar_type();
-    if (type != ScalarType::Float && type != ScalarType::Double)
+    if (type != ScalarType::Float && type != ScalarType::Double && type != ScalarType::Half &&
+        type != ScalarType::BFloat16)
       fail(name, " is ", dtype(t), ", expected float32, float64, float16 or bfloat16");
-    if (!t.is_cpu()) fail(name, " is not on the CPU");
   }
 
+  static bool together(const Tensor& a, const Tensor& b) { return a.device() == b.device(); }
+
+ private:
   void like(const char* name, int64_t index, const Tensor& t, const char* other_name, const Tensor& other) const {
     const bool same_shape = t.dim() == other.dim() && shape_of(t) == shape_of(other);
-    if (t.is_cpu() && same_shape && t.scalar_type() == other.scalar_type()) return;
+    if (together(t, other) && same_shape && t.scalar_type() == other.scalar_type()) return;
     std::string full = name;
     if (index >= 0) full += "[" + std::to_string(index) + "]";
-    if (!t.is_cpu()) fail(full, " is on another device, expected cpu like ", other_name);
+    if (!together(t, other)) fail(full, " is on another device than ", other_name);
     if (!same_shape) fail(full, " has shape ", shape(t), ", expected ", shape(other), " like ", other_name);
     fail(full, " is ", dtype(t), ", expected ", dtype(other), " like ", other_name);
   }

@@ -2,14 +2,17 @@
 #pragma once
 
 #include "checks.h"
+#include "device.h"
 
 namespace mmvae {
 
 // Checked experts, and whatever copies their strides made necessary, for as long as this object lives.
 class ExpertArgs {
  public:
-  ExpertArgs(const Check& check, const Tensors& mu, const Tensors& logvar, const OptTensor& mask) : mask_(mask) {
-    check.experts(mu, logvar, mask);
+  ExpertArgs(const Check& check, const Tensors& mu, const Tensors& logvar, const OptTensor& mask,
+             const char* second = "logvar")
+      : mask_(mask) {
+    check.experts(mu, logvar, mask, second);
     const Tensor& one = mu[0];
     stacked = mu.size() == 1 && one.dim() == 3;
     count = static_cast<int>(stacked ? one.size(0) : static_cast<int64_t>(mu.size()));
@@ -20,13 +23,13 @@ class ExpertArgs {
     keep(logvar, logvar_);
   }
 
-  template <class T>
-  Experts<T> as() const {
-    Experts<T> e;
+  template <class S>
+  Experts<S> as() const {
+    Experts<S> e;
     e.count = count;
     for (int m = 0; m < count; ++m) {
-      e.mu[m] = rows_of<T>(mu_, m);
-      e.logvar[m] = rows_of<T>(logvar_, m);
+      e.mu[m] = rows_of<S>(mu_, m);
+      e.logvar[m] = rows_of<S>(logvar_, m);
     }
     e.mask = {nullptr, 0, 0};
     if (mask_.has_value()) e.mask = {data<bool>(*mask_), mask_->stride(0), mask_->stride(1)};
@@ -34,6 +37,7 @@ class ExpertArgs {
   }
 
   Shape joint_shape() const { return {rows, dim}; }
+  const Tensor& one() const { return mu_[0]; }  // whose device and type all share
 
   int count;
   int64_t rows, dim;
@@ -48,10 +52,10 @@ class ExpertArgs {
       to.push_back(t.size(last) > 1 && t.stride(last) != 1 ? torch::stable::contiguous(t) : t);
     }
   }
-  template <class T>
-  Rows<const T> rows_of(const Tensors& list, int m) const {
-    if (!stacked) return {data<T>(list[m]), list[m].stride(0)};
-    return {data<T>(list[0]) + m * list[0].stride(0), list[0].stride(1)};
+  template <class S>
+  Rows<const S> rows_of(const Tensors& list, int m) const {
+    if (!stacked) return {data<S>(list[m]), list[m].stride(0)};
+    return {data<S>(list[0]) + m * list[0].stride(0), list[0].stride(1)};
   }
 
   Tensors mu_, logvar_;
@@ -68,24 +72,17 @@ inline Tensors expert_grads(const Tensors& mu) {
 }
 
 // The kernels' view of them.
-template <class T>
-ExpertGrads<T> grads_in(Tensors& grads, const ExpertArgs& args) {
-  ExpertGrads<T> view;
+template <class S>
+ExpertGrads<S> grads_in(Tensors& grads, const ExpertArgs& args) {
+  ExpertGrads<S> view;
   const int64_t step = args.rows * args.dim;
   for (int m = 0; m < args.count; ++m) {
-    T* mu = args.stacked ? data<T>(grads[0]) + m * step : data<T>(grads[m]);
-    T* logvar = args.stacked ? data<T>(grads[1]) + m * step : data<T>(grads[args.count + m]);
+    S* mu = args.stacked ? data<S>(grads[0]) + m * step : data<S>(grads[m]);
+    S* logvar = args.stacked ? data<S>(grads[1]) + m * step : data<S>(grads[args.count + m]);
     view.mu[m] = {mu, args.dim};
     view.logvar[m] = {logvar, args.dim};
   }
   return view;
-}
-
-inline Shape sampled(const std::optional<int64_t>& n_samples, const Shape& shape) {
-  if (!n_samples.has_value()) return shape;
-  Shape with{*n_samples};
-  with.insert(with.end(), shape.begin(), shape.end());
-  return with;
 }
 
 }  // namespace mmvae

@@ -49,6 +49,15 @@ inline Tensor empty(const Shape& shape, ScalarType dtype, const Tensor& like) {
   return Tensor(handle);
 }
 
+// Bytes in ordinary memory.
+inline Tensor empty_on_host(int64_t bytes) {
+  const int64_t stride = 1;
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
 // The tensor itself when it is contiguous, else a contiguous copy.
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
@@ -104,28 +113,33 @@ class RowsOf {
   int64_t stride_ = 0;
 };
 
-// Calls f with a float or a double for the tensor's element type (checks have made sure it is one of them).
+// Calls f with a zero of the tensor's element type (checks have made sure it is one of the four).
 template <class F>
 void for_type(ScalarType dtype, F f) {
-  if (dtype == ScalarType::Double) {
-    f(double{});
-  } else {
-    f(float{});
+  switch (dtype) {
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::BFloat16:
+      return f(bfloat16{});
+    case ScalarType::Half:
+      return f(float16{});
+    default:
+      return f(float{});
   }
 }
 
-// Splits rows over torch's threads; a chunk is worth about 16k elementary steps.
-template <class F>
-void parallel_rows(int64_t rows, int64_t work_per_row, const F& f) {
-  if (rows == 0) return;
-  const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, work_per_row));
-  if (rows <= grain) {
-    f(int64_t{0}, rows);
-  } else {
-    torch::stable::parallel_for(0, rows, grain, f);
-  }
+inline const uint64_t* seed_in(const Tensor& seed) { return static_cast<const uint64_t*>(seed.const_data_ptr()); }
+
+inline Shape sampled(const std::optional<int64_t>& n_samples, const Shape& shape) {
+  if (!n_samples.has_value()) return shape;
+  Shape with{*n_samples};
+  with.insert(with.end(), shape.begin(), shape.end());
+  return with;
 }
 
-inline uint64_t seed_of(const Tensor& seed) { return static_cast<uint64_t>(*data<int64_t>(seed)); }
+// The type of KLs and log-probabilities of elements of this type.
+inline ScalarType arithmetic(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
 
 }  // namespace mmvae

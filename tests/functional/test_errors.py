@@ -128,8 +128,88 @@ def test_raw_ops_check_too():
             r"mask has shape \[3\], expected \[B\] = \[4\]",
         ),
         ({"x": torch.zeros(4, 3), "params": torch.zeros(4, 3), "family": "normal", "event_dims": 2}, "event_dims is 2"),
+        (
+            {"x": torch.zeros(4, 3), "params": torch.zeros(4, 3), "family": "normal", "event_dims": 1.0},
+            "event_dims is a float",
+        ),
+        (
+            {"x": torch.zeros(4, 3), "params": torch.zeros(4, 3), "family": "normal", "scale": 0},
+            "scale is 0, expected a p",
+        ),
+        ({"x": torch.zeros(4, 3), "params": torch.zeros(4, 3), "family": "normal", "scale": "1"}, "scale is a str"),
+        (
+            {"x": torch.zeros(4, 3), "params": torch.zeros(4, 3), "family": "normal", "scale": torch.ones(4)},
+            r"scale has shape \[4\], expected one that broadcasts to \[4, 3\] like params",
+        ),
+        (
+            {"x": torch.zeros(4, 3), "params": torch.zeros(4, 3), "family": "laplace", "scale": torch.ones(3).int()},
+            "scale is torch.int32",
+        ),
+        (
+            {"x": torch.zeros(4, 3), "params": torch.zeros(4, 3), "family": "bernoulli", "scale": 0.5},
+            "scale is 0.5, expected none: family='bernoulli' has no scale",
+        ),
+        (
+            {"x": torch.full((4, 3), 5), "params": torch.zeros(4, 3, 5), "family": "categorical"},
+            "x holds 5, expected classes 0 to 4",
+        ),
+        (
+            {"x": torch.full((4, 3), -1), "params": torch.zeros(4, 3, 5), "family": "categorical"},
+            "x holds -1, expected classes 0 to 4",
+        ),
     ],
 )
 def test_log_likelihood(kwargs, sentence):
     with pytest.raises((ValueError, TypeError), match=sentence):
         functional.log_likelihood(kwargs.pop("x"), kwargs.pop("params"), **kwargs)
+
+
+def test_categorical_classes_of_missing_rows_are_not_looked_at():
+    x = torch.tensor([[1, 2], [-100, 99]])
+    mask = torch.tensor([True, False])
+    ll = functional.log_likelihood(x, torch.zeros(2, 2, 3), family="categorical", mask=mask)
+    assert ll[1] == 0 and ll[0].isfinite()
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"z": torch.zeros(4, 2)}, r"z has shape \[4, 2\], expected \[..., B, D\] = \[..., 4, 3\] like mu"),
+        ({"z": torch.zeros(3)}, r"z has shape \[3\]"),
+        ({"z": torch.zeros(4, 3).double()}, "z is torch.float64, expected torch.float32 like mu"),
+        ({"scale": [torch.ones(4, 3), torch.ones(4, 2)]}, r"scale\[1\] has shape \[4, 2\], expected \[4, 3\]"),
+        ({"scale": [torch.ones(4, 3)]}, "got 2 mu and 1 scale"),
+        ({"scale": torch.ones(2, 4, 3)}, "mu and scale must both be"),
+        ({"mask": torch.ones(4, 3).bool()}, r"mask has shape \[4, 3\], expected \[B, M\] = \[4, 2\]"),
+        ({"family": "cauchy"}, "family is 'cauchy', expected 'normal' or 'laplace'"),
+    ],
+)
+def test_mixture_log_prob(change, sentence):
+    call = {"z": torch.zeros(4, 3), "mu": [torch.zeros(4, 3)] * 2, "scale": [torch.ones(4, 3)] * 2, **change}
+    with pytest.raises((ValueError, TypeError), match="mixture_log_prob: " + sentence):
+        reference.mixture_log_prob(**call)
+
+
+@pytest.mark.parametrize("fn", ["gaussian_kl", "laplace_kl"])
+def test_prior(fn):
+    mu = torch.zeros(4, 3)
+    for prior, sentence in (
+        (torch.zeros(4, 1, 3), r"prior_mu has shape \[4, 1, 3\], expected one that broadcasts to \[4, 3\] like mu"),
+        (torch.zeros(3).double(), "prior_mu is torch.float64, expected torch.float32 like mu"),
+        (0.5, "prior_mu is a float, expected a tensor"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=f"{fn}: {sentence}"):
+            getattr(reference, fn)(mu, mu, prior)
+
+
+def test_families_and_weights():
+    mu = torch.zeros(2, 4, 3)
+    with pytest.raises(ValueError, match="reparameterize: family is 'cauchy', expected 'normal' or 'laplace'"):
+        reference.reparameterize(mu, mu, family="cauchy")
+    for weights, sentence in (
+        (torch.ones(3), r"weights has shape \[3\], expected \[M\] = \[2\] or \[M, D\] = \[2, 3\]"),
+        (torch.ones(2).double(), "weights is torch.float64, expected torch.float32 like mu"),
+        ([1.0, 1.0], "weights is a list, expected a tensor"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=f"product_of_experts: {sentence}"):
+            functional.product_of_experts(mu, mu, weights=weights)

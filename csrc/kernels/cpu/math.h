@@ -128,6 +128,18 @@ static MMVAE_INLINE ExpAndTail<V> exp_and_tail(V x) {
   return {value, p.n_plus_magic == splat<V>(C::round_magic) ? p.tail : far};
 }
 
+// e^x - 1 to full relative accuracy near 0; -1 at -inf, inf at +inf.
+template <class V>
+static MMVAE_INLINE V exp_minus_1(V x) {
+  using C = Constants<Element<V>>;
+  const V bounded =
+      x < splat<V>(C::exp_min) ? splat<V>(C::exp_min) : (x > splat<V>(C::exp_max) ? splat<V>(C::exp_max) : x);
+  const ExpParts<V> p = exp_parts(bounded);
+  const V finite = scale_by_power(1 + (p.r + p.tail), p.n_plus_magic);
+  const V value = x > splat<V>(C::exp_max) ? splat<V>(static_cast<Element<V>>(INFINITY)) : finite;
+  return p.n_plus_magic == splat<V>(C::round_magic) ? p.r + p.tail : value - 1;
+}
+
 // log x for x positive, finite and normal; NaN stays NaN.
 static MMVAE_INLINE f32v log(f32v x) {
   using C = Constants<float>;

@@ -1,6 +1,8 @@
-// Standard normals in tiles that stay in the L1 cache: Philox in 64-bit lanes, then Box-Muller.
+// Standard normals (or Laplace numbers) in tiles that stay in the L1 cache: Philox in 64-bit lanes, then Box-Muller (or
+// the inverse distribution function).
 #pragma once
 
+#include "../kernels.h"
 #include "../philox.h"
 #include "math.h"
 
@@ -61,14 +63,35 @@ static MMVAE_INLINE void box_muller(V u0, V u1, V& n0, V& n1) {
   n1 = radius * angle.sin;
 }
 
-static MMVAE_INLINE void store_normals(float* out, const WordVectors& w) {
+// Laplace(0, 1) from a uniform: log 2u below the median, -log 2(1 - u) above; both arguments are exact.
+template <class V>
+static MMVAE_INLINE V laplace_of(V u) {
+  const auto below = u < splat<V>(static_cast<Element<V>>(0.5));
+  const V magnitude = log(2 * (below ? u : 1 - u));
+  return below ? magnitude : -magnitude;
+}
+
+// Four uniforms of a counter to four numbers.
+template <Family family, class V>
+static MMVAE_INLINE void transform(const V (&u)[4], V (&n)[4]) {
+  if (family == Family::laplace) {
+    for (int i = 0; i < 4; ++i) n[i] = laplace_of(u[i]);
+  } else {
+    box_muller(u[0], u[1], n[0], n[1]);
+    box_muller(u[2], u[3], n[2], n[3]);
+  }
+}
+
+template <Family family>
+static MMVAE_INLINE void store_noise(float* out, const WordVectors& w) {
+  const f32v u[4] = {uniform(w.word[0]), uniform(w.word[1]), uniform(w.word[2]), uniform(w.word[3])};
   f32v n[4];
-  box_muller(uniform(w.word[0]), uniform(w.word[1]), n[0], n[1]);
-  box_muller(uniform(w.word[2]), uniform(w.word[3]), n[2], n[3]);
+  transform<family>(u, n);
   store_interleaved(out, n[0], n[1], n[2], n[3]);
 }
 
-static MMVAE_INLINE void store_normals(double* out, const WordVectors& w) {
+template <Family family>
+static MMVAE_INLINE void store_noise(double* out, const WordVectors& w) {
   constexpr int counters = kLanes<float>, lanes = kLanes<double>;
   uint32_t words[4][counters];
   memcpy(words, w.word, sizeof words);
@@ -76,19 +99,18 @@ static MMVAE_INLINE void store_normals(double* out, const WordVectors& w) {
     f64v u[4], n[4];
     for (int i = 0; i < 4; ++i)
       for (int l = 0; l < lanes; ++l) u[i][l] = (static_cast<double>(words[i][first_lane + l] >> 9) + 0.5) * 0x1p-23;
-    box_muller(u[0], u[1], n[0], n[1]);
-    box_muller(u[2], u[3], n[2], n[3]);
+    transform<family>(u, n);
     for (int l = 0; l < lanes; ++l)
       for (int i = 0; i < 4; ++i) out[4 * (first_lane + l) + i] = n[i][l];
   }
 }
 
 constexpr int kTile = 2048;                   // numbers a tile holds: small enough for L1, large enough to amortise
-constexpr int kNoisePad = 4 * kLanes<float>;  // fill_normals writes whole vectors
+constexpr int kNoisePad = 4 * kLanes<float>;  // fill_noise writes whole vectors
 
-// Fills out[0 .. 4 * count) (rounded up to 4 * kLanes<float>) with the normals of `count` consecutive counters.
-template <class T>
-static void fill_normals(T* out, const Counters& at, int64_t count, uint64_t seed) {
+// Fills out[0 .. 4 * count) (rounded up to 4 * kLanes<float>) with the noise of `count` consecutive counters.
+template <Family family, class T>
+static void fill_noise(T* out, const Counters& at, int64_t count, uint64_t seed) {
   constexpr int lanes = kLanes<float>;
   const uint32_t q = static_cast<uint32_t>(at.row_blocks);
   uint32_t first_block[lanes], first_row[lanes];
@@ -107,7 +129,7 @@ static void fill_normals(T* out, const Counters& at, int64_t count, uint64_t see
   memcpy(&rows, first_row, sizeof rows);
   const uint32_t block_step = lanes % q, row_step = lanes / q, last = static_cast<uint32_t>(at.block) + q;
   for (int64_t i = 0; i < count; i += lanes) {
-    store_normals(out + 4 * i, philox_words(blocks, rows, at.sample, at.stream, seed));
+    store_noise<family>(out + 4 * i, philox_words(blocks, rows, at.sample, at.stream, seed));
     blocks += block_step;
     rows += row_step;
     const i32v over = blocks >= last;
@@ -140,11 +162,16 @@ struct NoiseTile {
   int64_t first_row, pitch;
 
   void fill(int64_t row_begin, int64_t row_end, int64_t dim_begin, int64_t dim_end, int64_t sample, uint64_t seed,
-            uint32_t stream = kStreamNormals) {
+            Family family = Family::normal, uint32_t stream = kStreamNoise) {
     first_row = row_begin;
     pitch = noise_pitch(dim_end - dim_begin);
     const Counters at{row_begin, dim_begin / 4, pitch / 4, static_cast<uint32_t>(sample), stream};
-    fill_normals(values, at, (row_end - row_begin) * (pitch / 4), seed);
+    const int64_t count = (row_end - row_begin) * (pitch / 4);
+    if (family == Family::laplace) {
+      fill_noise<Family::laplace>(values, at, count, seed);
+    } else {
+      fill_noise<Family::normal>(values, at, count, seed);
+    }
   }
   MMVAE_INLINE const T* row(int64_t r) const { return values + (r - first_row) * pitch; }
 };

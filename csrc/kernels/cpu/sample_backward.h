@@ -1,7 +1,7 @@
-// What gradients of samples z_k = mu + sd * eps_k mean for mu and logvar.
+// What gradients of samples z_k = mu + scale * eps_k mean for mu and logvar; scale = e^(logvar / 2).
 //
-// sd * eps is recovered as z - mu: cheaper than drawing the noise again, and z is alive anyway. Where sd is so small
-// beside mu that z - mu has lost it to rounding, the noise is drawn again.
+// scale * eps is recovered as z - mu: cheaper than drawing the noise again, and z is alive anyway. Where the scale is
+// so small beside mu that z - mu has lost it to rounding, and for 16-bit types altogether, the noise is drawn again.
 #pragma once
 
 #include "../gaussian.h"
@@ -18,48 +18,58 @@ static MMVAE_INLINE void for_runs(int64_t dims, F f) {
   for (int64_t d = 0; d < dims; d += kRun) f(d, d + kRun < dims ? kRun : dims - d);
 }
 
-// How many bits of mu may stand before those of sd: at 8, z - mu keeps 16 of a float's 24.
+template <class T>
+struct alignas(64) Run {
+  T values[kRun];
+};
+
+// How many bits of mu may stand before those of the scale: at 8, z - mu keeps 16 of a float's 24.
 constexpr int kLostBits = 8;
 
-// Lanes where sd < 2^-kLostBits |mu|, roughly.
+// Lanes where scale < 2^-kLostBits |mu|, roughly.
 template <class V>
 static MMVAE_INLINE auto noise_is_lost(V mu, V logvar) {
   using T = Element<V>;
   return rough_log2(mu * mu) > fma(logvar, Constants<T>::log2_e, splat<V>(2 * kLostBits));
 }
 
-// The samples [K, rows, dim] of a tensor of Gaussians and the gradients of a loss with respect to them.
-template <class T>
+// The samples [K, rows, dim] of a tensor of Gaussians (or Laplace distributions) and the gradients of a loss to them.
+template <class S>
 struct Samples {
-  const T* grad_z;
-  const T* z;
+  const S* grad_z;
+  const S* z;
   int64_t count, rows, dim;
   uint64_t seed;
+  Family family;
 };
 
 // Sums over the samples of dims [d, d + n) of row r, n <= kRun: written, or with `add` added, to grad_mu[0 .. n) and
-// grad_logvar[0 .. n).
-template <class T>
-static void sample_adjoints(const Samples<T>& s, int64_t r, int64_t d, int64_t n, const T* mu, const T* logvar,
-                            NoiseTile<T>& noise, bool add, T* grad_mu, T* grad_logvar) {
-  using V = Vec<T>;
+// grad_logvar[0 .. n). M is S or, for moments that were never rounded to it, the arithmetic type.
+template <class S, class M>
+static void sample_adjoints(const Samples<S>& s, int64_t r, int64_t d, int64_t n, const M* mu, const M* logvar,
+                            NoiseTile<Arithmetic<S>>& noise, bool add, Arithmetic<S>* grad_mu,
+                            Arithmetic<S>* grad_logvar) {
+  using T = Arithmetic<S>;
+  using V = Vec<S>;
   auto lost = V{} != V{};
-  for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-    lost |= noise_is_lost(load(mu + i, lanes), load(logvar + i, lanes));
-  });
-  const bool redraw = any(lost);
+  if (!kIsHalf<S>) {
+    for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+      lost |= noise_is_lost(load(mu + i, lanes), load(logvar + i, lanes));
+    });
+  }
+  const bool redraw = kIsHalf<S> || any(lost);
   if (s.count == 0 && !add) {
     memset(grad_mu, 0, n * sizeof(T));
     memset(grad_logvar, 0, n * sizeof(T));
   }
   for (int64_t k = 0; k < s.count; ++k) {
-    if (redraw) noise.fill(r, r + 1, d, d + n, k, s.seed);
+    if (redraw) noise.fill(r, r + 1, d, d + n, k, s.seed, s.family);
     const T* eps = redraw ? noise.row(r) : nullptr;
     const int64_t at = (k * s.rows + r) * s.dim + d;
     for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-      const V sd_eps = redraw ? exp(load(logvar + i, lanes) * static_cast<T>(0.5)) * load(eps + i)
-                              : load(s.z + at + i, lanes) - load(mu + i, lanes);
-      const Moments<V> g = sample_adjoint(load(s.grad_z + at + i, lanes), sd_eps);
+      const V scaled_eps = redraw ? exp(load(logvar + i, lanes) * static_cast<T>(0.5)) * load(eps + i)
+                                  : load(s.z + at + i, lanes) - load(mu + i, lanes);
+      const Moments<V> g = sample_adjoint(load(s.grad_z + at + i, lanes), scaled_eps);
       const bool first_one = k == 0 && !add;
       store(grad_mu + i, first_one ? g.mu : load(grad_mu + i, lanes) + g.mu, lanes);
       store(grad_logvar + i, first_one ? g.logvar : load(grad_logvar + i, lanes) + g.logvar, lanes);

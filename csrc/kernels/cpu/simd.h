@@ -13,7 +13,7 @@
 #include <immintrin.h>
 #endif
 
-#include "../platform.h"
+#include "../half.h"
 
 #if defined(__AVX512F__)
 #define MMVAE_VBYTES 64
@@ -50,10 +50,11 @@ struct Simd<double> {
   using Int = int64_t;
   static constexpr int lanes = MMVAE_VBYTES / 8;
 };
-template <class T>
-using Vec = typename Simd<T>::V;
-template <class T>
-constexpr int kLanes = Simd<T>::lanes;
+// The vector that elements stored as S are computed in: 16-bit types are widened to float when loaded.
+template <class S>
+using Vec = typename Simd<Arithmetic<S>>::V;
+template <class S>
+constexpr int kLanes = Simd<Arithmetic<S>>::lanes;
 
 template <class V>
 struct ElementOf;
@@ -113,17 +114,74 @@ static MMVAE_INLINE void store_some(T* p, Vec<T> v, int n) {
 }
 #endif
 
-template <class T>
-static MMVAE_INLINE Vec<T> load(const T* p, int n) {
-  return n == kLanes<T> ? load(p) : load_some(p, n);
+// 16-bit elements: a vector of them is half as wide as the float vector they become.
+typedef uint16_t u16h __attribute__((vector_size(MMVAE_VBYTES / 2)));
+
+static MMVAE_INLINE f32v widen(u16h x, bfloat16) { return bits<f32v>(__builtin_convertvector(x, u32v) << 16); }
+static MMVAE_INLINE u16h narrow(f32v x, bfloat16) {  // rounded to nearest, ties to even; NaN stays NaN
+  const u32v b = bits<u32v>(x), rounded = (b + 0x7FFFu + ((b >> 16) & 1u)) >> 16;
+  return __builtin_convertvector(x == x ? rounded : u32v{} + 0x7FC0u, u16h);
 }
-template <class T>
-static MMVAE_INLINE void store(T* p, Vec<T> v, int n) {
-  if (n == kLanes<T>) {
-    store(p, v);
-  } else {
-    store_some(p, v, n);
+
+#if defined(__AVX512F__)
+static MMVAE_INLINE f32v widen(u16h x, float16) { return _mm512_cvtph_ps((__m256i)x); }
+static MMVAE_INLINE u16h narrow(f32v x, float16) { return (u16h)_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+#elif defined(__F16C__)
+static MMVAE_INLINE f32v widen(u16h x, float16) { return _mm256_cvtph_ps((__m128i)x); }
+static MMVAE_INLINE u16h narrow(f32v x, float16) { return (u16h)_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+#else
+static MMVAE_INLINE f32v widen(u16h x, float16) {
+  f32v v{};
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = MMVAE_ISA::widen(float16{x[i]});
+  return v;
+}
+static MMVAE_INLINE u16h narrow(f32v x, float16) {
+  u16h v{};
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = MMVAE_ISA::narrow<float16>(x[i]).bits;
+  return v;
+}
+#endif
+
+template <class S, int bytes = sizeof(S)>
+struct Memory {  // elements computed in the type they are stored in
+  static MMVAE_INLINE Vec<S> load(const S* p, int n) { return n == kLanes<S> ? MMVAE_ISA::load(p) : load_some(p, n); }
+  static MMVAE_INLINE void store(S* p, Vec<S> v, int n) {
+    if (n == kLanes<S>) {
+      MMVAE_ISA::store(p, v);
+    } else {
+      store_some(p, v, n);
+    }
   }
+};
+
+template <class S>
+struct Memory<S, 2> {
+  static MMVAE_INLINE f32v load(const S* p, int n) {
+    u16h x{};
+    if (n == kLanes<S>) {
+      memcpy(&x, p, sizeof x);
+    } else {
+      for (int i = 0; i < n; ++i) x[i] = p[i].bits;
+    }
+    return widen(x, S{});
+  }
+  static MMVAE_INLINE void store(S* p, f32v v, int n) {
+    const u16h x = narrow(v, S{});
+    if (n == kLanes<S>) {
+      memcpy(p, &x, sizeof x);
+    } else {
+      for (int i = 0; i < n; ++i) p[i].bits = x[i];
+    }
+  }
+};
+
+template <class S>
+static MMVAE_INLINE Vec<S> load(const S* p, int n) {
+  return Memory<S>::load(p, n);
+}
+template <class S>
+static MMVAE_INLINE void store(S* p, Vec<S> v, int n) {
+  Memory<S>::store(p, v, n);
 }
 
 // The lanes' numbers 0, 1, 2, ...
