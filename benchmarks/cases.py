@@ -37,7 +37,7 @@ class Case:
 
     def outputs(self, form: Function) -> list[Tensor]:
         result = form(*self.arguments)
-        return [result] if isinstance(result, Tensor) else list(result)  # type: ignore[call-overload]
+        return [result] if isinstance(result, Tensor) else [r for r in result if r is not None]  # type: ignore[attr-defined]
 
     def forward(self, form: Function) -> Callable[[], object]:
         arguments = self.arguments
@@ -165,7 +165,9 @@ def _experts(
             arguments = (*arguments, draw.positive(EXPERTS))
             inputs.append(arguments[-1])
             ours, twin = _weighted(functional), _weighted(reference)
-        return Case(name, {"ours": ours, "twin": twin, "eager": eager, "peer": peer}, compile_forms, arguments, inputs, used)
+        return Case(
+            name, {"ours": ours, "twin": twin, "eager": eager, "peer": peer}, compile_forms, arguments, inputs, used
+        )
 
     return build
 

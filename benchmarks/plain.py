@@ -2,9 +2,9 @@
 
 The twins of ``mmvae_fast.reference`` pay for exact, reproducible noise in int64 arithmetic; comparing only against
 them would flatter the kernels. Each form here is written so that torch.compile can fuse it: running sums over the
-experts, the lattice of subsets unrolled, no [S, B, D] or [M, K, B, D] that has to exist. Where another form is faster in
-eager mode that one is used there (``*_stacked``), and where it depends on sizes which form torch.compile likes best, the
-benchmark tries all of ``COMPILE_FORMS`` and keeps the fastest.
+experts, the lattice of subsets unrolled, no [S, B, D] or [M, K, B, D] that has to exist. Where another form is faster
+in eager mode that one is used there (``*_stacked``), and where it depends on sizes which form torch.compile likes best,
+the benchmark tries the candidates and keeps the fastest.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def mixture_laplace_stacked(z: Tensor, mu: List, scale: List) -> Tensor:
     return torch.logsumexp(log_q, 0) - math.log(len(mu))
 
 
-# --- likelihoods: x [B, ...], params [..., B, ...] ----------------------------------------------------------------------
+# --- likelihoods: x [B, ...], params [..., B, ...] --------------------------------------------------------------------
 
 
 def normal(x: Tensor, mean: Tensor) -> Tensor:
