@@ -33,3 +33,4 @@ def _load() -> bool:
 
 
 LOADED: bool = _load()
+CUDA_LOADED: bool = False

@@ -10,8 +10,10 @@ Rules all of them keep (DESIGN: "The functions"):
 - *Noise* depends on (seed, row, sample, dimension) alone, so it is the same for any batch size, thread count and
   backend (see :func:`mmvae_fast.reference.philox_normal`). ``seed=None`` draws a seed from torch's generator.
 - *Errors* are ValueError or TypeError naming function, argument, what came and what was expected.
-- First-order gradients; double backward and forward-mode AD raise. Inside ``torch.func`` transforms, for float16 and
-  bfloat16, and on devices without a kernel, the plain-PyTorch twin of :mod:`mmvae_fast.reference` runs instead.
+- *Types*: float32, float64, bfloat16 and float16 (computed in float32; KLs and log-probabilities come out as float32).
+  Tensors of one call share one type; under ``torch.autocast`` mixed ones are promoted to the widest.
+- First-order gradients; double backward and forward-mode AD raise. Inside ``torch.func`` transforms and on devices
+  without a kernel, the plain-PyTorch twin of :mod:`mmvae_fast.reference` runs instead.
 """
 
 from __future__ import annotations
@@ -25,18 +27,24 @@ from torch.autograd import Function, forward_ad
 
 from mmvae_fast import _checks, _ext, reference
 from mmvae_fast._ops import ops
-from mmvae_fast.reference import PRIOR_PLACES, Experts, MoPoESample, PoESample, seed_tensor
+from mmvae_fast.reference import PRIOR_PLACES, Experts, MoPoESample, PoESample, SubsetPosteriors, seed_tensor
 
 __all__ = [
     "MoPoESample",
     "PoESample",
+    "SubsetPosteriors",
     "gaussian_kl",
+    "laplace_kl",
     "log_likelihood",
+    "mixture_log_prob",
     "mopoe_sample_kl",
     "poe_sample_kl",
     "product_of_experts",
     "reparameterize",
+    "subset_posteriors",
 ]
+
+_DEVICES = ("cpu", "meta", "cuda") if _ext.CUDA_LOADED else ("cpu", "meta")
 
 
 def _has_kernel(x: Any) -> bool:
@@ -44,8 +52,8 @@ def _has_kernel(x: Any) -> bool:
     return (
         _ext.LOADED
         and isinstance(x, Tensor)
-        and x.device.type in ("cpu", "meta")
-        and x.dtype in (torch.float32, torch.float64)
+        and x.device.type in _DEVICES
+        and x.dtype in _checks.FLOATS
         and not torch._C._are_functorch_transforms_active()
         # an exported op has no autograd: a module exported for training gets the twin, which is differentiable
         and not (torch.compiler.is_exporting() and torch.is_grad_enabled())
@@ -67,6 +75,20 @@ def _records(fn: str, tensors: Sequence[Tensor]) -> bool:
     return False
 
 
+def _promoted(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Under autocast tensors of several types become the widest of them, as in torch; else they stay, to be refused."""
+    if not torch.is_autocast_enabled(tensors[0].device.type):
+        return list(tensors)
+    widest = tensors[0].dtype
+    for t in tensors:
+        widest = torch.promote_types(widest, t.dtype)
+    return [t.to(widest) for t in tensors]
+
+
+def _arithmetic(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in _checks.HALVES else dtype
+
+
 def _distinct(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """torch.compile refuses an autograd.Function that gets one tensor twice (experts may share a logvar)."""
     if not torch.compiler.is_compiling() or len({id(t) for t in tensors}) == len(tensors):
@@ -83,7 +105,9 @@ def _distinct(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 # list of one.
 
 
-def _as_lists(fn: str, mu: Experts, logvar: Experts, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+def _as_lists(
+    fn: str, mu: Experts, logvar: Experts, mask: Tensor | None, second: str = "logvar"
+) -> tuple[list[Tensor], list[Tensor]]:
     """What the ops take; kinds of things they could not even receive are refused here, the rest by the ops."""
     mus: list[Any]
     logvars: list[Any]
@@ -91,13 +115,24 @@ def _as_lists(fn: str, mu: Experts, logvar: Experts, mask: Tensor | None) -> tup
         mus, logvars, rank = [mu], [logvar], 3
     else:
         mus, logvars, rank = list(mu), list(logvar) if isinstance(logvar, Sequence) else [], 2
-    device = mus[0].device
-    received = mus + logvars if mask is None else [*mus, *logvars, mask]
-    alike = all(isinstance(t, Tensor) and t.device == device for t in received)
-    if alike and len(mus) == len(logvars) and mus[0].dim() == rank:
+    device, dtype = mus[0].device, mus[0].dtype
+    experts = mus + logvars
+    alike = all(isinstance(t, Tensor) and t.device == device and t.dtype == dtype for t in experts)
+    if not alike and all(isinstance(t, Tensor) and t.device == device and t.is_floating_point() for t in experts):
+        experts = _promoted(experts)
+        mus, logvars = experts[: len(mus)], experts[len(mus) :]
+        alike = all(t.dtype == experts[0].dtype for t in experts)
+    mask_fits = mask is None or (isinstance(mask, Tensor) and mask.device == device)
+    if alike and mask_fits and len(mus) == len(logvars) and mus[0].dim() == rank:
         return mus, logvars
-    _checks.experts(fn, mu, logvar, mask)
+    _checks.experts(fn, mu, logvar, mask, second)
     raise AssertionError("unreachable: the check above raises")
+
+
+def _pair(fn: str, mu: Tensor, logvar: Tensor) -> Sequence[Tensor]:
+    """mu and logvar of one distribution: what the ops cannot check, or autocast makes alike."""
+    _checks.same_device(fn, mu, logvar)
+    return (mu, logvar) if mu.dtype == logvar.dtype else _promoted((mu, logvar))
 
 
 class _FirstOrderOnly(Function):
@@ -124,64 +159,111 @@ def _first_order(grads: Sequence[Tensor], *inputs: Tensor) -> Sequence[Tensor]:
 
 class _Reparameterize(Function):
     @staticmethod
-    def forward(ctx, mu, logvar, seed, n_samples):
-        z = ops.reparameterize(mu, logvar, seed, n_samples)
+    def forward(ctx, mu, logvar, seed, n_samples, family):
+        z = ops.reparameterize(mu, logvar, seed, n_samples, family)
         ctx.save_for_backward(z, mu, logvar, seed)
+        ctx.family = family
         return z
 
     @staticmethod
     def backward(ctx, grad_z):
         z, mu, logvar, seed = ctx.saved_tensors
-        grads = ops.reparameterize_backward(grad_z, z, mu, logvar, seed)
-        return *_first_order(grads, mu, logvar), None, None
+        grads = ops.reparameterize_backward(grad_z, z, mu, logvar, seed, ctx.family)
+        return *_first_order(grads, mu, logvar), None, None, None
 
 
-class _GaussianKL(Function):
+def _kl_ops(family: str):
+    if family == "laplace":
+        return ops.laplace_kl, ops.laplace_kl_backward
+    return ops.gaussian_kl, ops.gaussian_kl_backward
+
+
+class _KL(Function):
+    """Of two Gaussians or two Laplace distributions; a prior that is None is the standard one's."""
+
     @staticmethod
-    def forward(ctx, mu, logvar):
-        ctx.save_for_backward(mu, logvar)
-        return ops.gaussian_kl(mu, logvar)
+    def forward(ctx, family, mu, logvar, prior_mu, prior_logvar):
+        ctx.save_for_backward(mu, logvar, prior_mu, prior_logvar)
+        ctx.family = family
+        return _kl_ops(family)[0](mu, logvar, prior_mu, prior_logvar)
 
     @staticmethod
     def backward(ctx, grad_kl):
-        mu, logvar = ctx.saved_tensors
-        return _first_order(ops.gaussian_kl_backward(grad_kl, mu, logvar), mu, logvar)
+        mu, logvar, prior_mu, prior_logvar = ctx.saved_tensors
+        of_prior = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
+        op = _kl_ops(ctx.family)[1]
+        grads = op(grad_kl, mu, logvar, prior_mu, prior_logvar, of_prior)
+        priors = [p for p in (prior_mu, prior_logvar) if p is not None] if of_prior else []
+        grads = list(_first_order(grads, mu, logvar, *priors))
+        of_prior_mu = grads[2] if of_prior and prior_mu is not None else None
+        of_prior_logvar = grads[-1] if of_prior and prior_logvar is not None else None
+        return None, grads[0], grads[1], of_prior_mu, of_prior_logvar
 
 
 class _ProductOfExperts(Function):
     @staticmethod
-    def forward(ctx, mask, prior, *experts):
+    def forward(ctx, mask, prior, weights, *experts):
         half = len(experts) // 2
-        joint_mu, joint_logvar = ops.product_of_experts(experts[:half], experts[half:], mask, prior)
-        ctx.save_for_backward(mask, joint_mu, joint_logvar, *experts)
+        joint_mu, joint_logvar = ops.product_of_experts(experts[:half], experts[half:], mask, prior, weights)
+        ctx.save_for_backward(mask, weights, joint_mu, joint_logvar, *experts)
+        ctx.prior = prior
         ctx.set_materialize_grads(False)
         return joint_mu, joint_logvar
 
     @staticmethod
     def backward(ctx, grad_mu, grad_logvar):
-        mask, joint_mu, joint_logvar, *experts = ctx.saved_tensors
+        mask, weights, joint_mu, joint_logvar, *experts = ctx.saved_tensors
         mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
-        grads = ops.product_of_experts_backward(grad_mu, grad_logvar, mu, logvar, mask, joint_mu, joint_logvar)
-        return None, None, *_first_order(grads, *experts)
+        of_weights = ctx.needs_input_grad[2]
+        grads = ops.product_of_experts_backward(
+            grad_mu, grad_logvar, mu, logvar, mask, ctx.prior, weights, joint_mu, joint_logvar, of_weights
+        )
+        if not of_weights:
+            return None, None, None, *_first_order(grads, *experts)
+        *of_experts, own = _first_order(grads, *experts, weights)
+        return None, None, own, *of_experts
 
 
 class _PoESampleKL(Function):
     @staticmethod
-    def forward(ctx, mask, prior, n_samples, seed, *experts):
+    def forward(ctx, mask, prior, n_samples, seed, expert_kl, *experts):
         half = len(experts) // 2
-        z, joint_mu, joint_logvar, kl = ops.poe_sample_kl(experts[:half], experts[half:], mask, prior, n_samples, seed)
+        z, joint_mu, joint_logvar, kl, to_experts = ops.poe_sample_kl(
+            experts[:half], experts[half:], mask, prior, n_samples, seed, expert_kl
+        )
         ctx.save_for_backward(mask, z, joint_mu, joint_logvar, seed, *experts)
+        ctx.prior = prior
         ctx.set_materialize_grads(False)
-        return z, joint_mu, joint_logvar, kl
+        return (z, joint_mu, joint_logvar, kl, to_experts) if expert_kl else (z, joint_mu, joint_logvar, kl)
 
     @staticmethod
-    def backward(ctx, grad_z, grad_mu, grad_logvar, grad_kl):
+    def backward(ctx, grad_z, grad_mu, grad_logvar, grad_kl, grad_expert_kl=None):
         mask, z, joint_mu, joint_logvar, seed, *experts = ctx.saved_tensors
         mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
         grads = ops.poe_sample_kl_backward(
-            grad_z, grad_mu, grad_logvar, grad_kl, mu, logvar, mask, z, joint_mu, joint_logvar, seed
-        )
-        return None, None, None, None, *_first_order(grads, *experts)
+            grad_z, grad_mu, grad_logvar, grad_kl, grad_expert_kl,
+            mu, logvar, mask, ctx.prior, z, joint_mu, joint_logvar, seed,
+        )  # fmt: skip
+        return None, None, None, None, None, *_first_order(grads, *experts)
+
+
+class _SubsetPosteriors(Function):
+    @staticmethod
+    def forward(ctx, mask, subsets, prior, *experts):
+        half = len(experts) // 2
+        mu, logvar, kl, available = ops.subset_posteriors(experts[:half], experts[half:], mask, subsets, prior)
+        ctx.save_for_backward(mask, *experts)
+        ctx.subsets, ctx.prior = subsets, prior
+        ctx.mark_non_differentiable(available)
+        ctx.set_materialize_grads(False)
+        return mu, logvar, kl, available
+
+    @staticmethod
+    def backward(ctx, grad_mu, grad_logvar, grad_kl, _):
+        mask, *experts = ctx.saved_tensors
+        mu, logvar = experts[: len(experts) // 2], experts[len(experts) // 2 :]
+        grads = ops.subset_posteriors_backward(grad_mu, grad_logvar, grad_kl, mu, logvar, mask, ctx.subsets, ctx.prior)
+        return None, None, None, *_first_order(grads, *experts)
 
 
 class _MoPoESampleKL(Function):
@@ -203,19 +285,67 @@ class _MoPoESampleKL(Function):
         return None, None, None, None, *_first_order(grads, *experts)
 
 
+class _MixtureLogProb(Function):
+    @staticmethod
+    def forward(ctx, mask, family, z, *experts):
+        half = len(experts) // 2
+        log_prob, densities = ops.mixture_log_prob(z, experts[:half], experts[half:], mask, family)
+        ctx.save_for_backward(mask, z, log_prob, densities, *experts)
+        ctx.family = family
+        return log_prob
+
+    @staticmethod
+    def backward(ctx, grad):
+        mask, z, log_prob, densities, *experts = ctx.saved_tensors
+        mu, scale = experts[: len(experts) // 2], experts[len(experts) // 2 :]
+        of_z, of_experts = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:])
+        grads = ops.mixture_log_prob_backward(
+            grad, z, mu, scale, mask, ctx.family, log_prob, densities, of_z, of_experts
+        )
+        if not of_experts:
+            grads, experts, missing = grads[:1], [], [None] * len(experts)
+        else:
+            missing = []
+        own, *rest = _first_order(grads, z, *experts)
+        return None, None, own if of_z else None, *rest, *missing
+
+
+class _LogLikelihood(Function):
+    @staticmethod
+    def forward(ctx, x, params, scale, scale_value, family, event_dims, mask):
+        out, log_normalizer = ops.log_likelihood(x, params, scale, scale_value, family, event_dims, mask)
+        ctx.save_for_backward(x, params, scale, mask, log_normalizer)
+        ctx.options = scale_value, family, event_dims
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, params, scale, mask, log_normalizer = ctx.saved_tensors
+        of_params, of_scale = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
+        grads = ops.log_likelihood_backward(
+            grad, x, params, scale, *ctx.options, mask, log_normalizer, of_params, of_scale
+        )
+        of_inputs = [params] if scale is None else [params, scale]
+        own = _first_order(grads[: len(of_inputs)], *of_inputs)
+        return None, own[0] if of_params else None, own[1] if of_scale else None, None, None, None, None
+
+
 def reparameterize(
     mu: Tensor,
     logvar: Tensor,
     n_samples: int | None = None,
     *,
+    family: str = "normal",
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Sample z = mu + exp(logvar / 2) * eps, eps ~ N(0, I), with gradients to mu and logvar.
+    """Sample z = mu + exp(logvar / 2) * eps, eps ~ N(0, I) or Laplace(0, 1), with gradients to mu and logvar.
 
     Args:
         mu, logvar: means and log-variances [..., D]; rows are counted over the flattened leading dimensions.
         n_samples: K samples of each, or None for one without a sample dimension.
+        family: "normal" or "laplace". exp(logvar / 2) is the scale in both: the standard deviation, or Laplace's b
+            (whose variance is 2 b^2, so there logvar is 2 log b).
         seed: 64-bit int, or int64 tensor of one element; None draws one from ``generator`` (torch's default).
 
     Returns:
@@ -227,13 +357,41 @@ def reparameterize(
     Source: Kingma & Welling, Auto-Encoding Variational Bayes, 2014, section 2.4.
     """
     if not _has_kernel(mu):
-        return reference.reparameterize(mu, logvar, n_samples, seed=seed, generator=generator)
-    _checks.same_device("reparameterize", mu, logvar)
+        return reference.reparameterize(mu, logvar, n_samples, family=family, seed=seed, generator=generator)
+    mu, logvar = _pair("reparameterize", mu, logvar)
     _checks.n_samples("reparameterize", n_samples)
+    _checks.family("reparameterize", family)
+    kind = _checks.LIKELIHOODS.index(family)
     seed = seed_tensor(seed, generator, mu.device)
     if _records("reparameterize", (mu, logvar)):
-        return _Reparameterize.apply(*_distinct((mu, logvar)), seed, n_samples)
-    return ops.reparameterize(mu, logvar, seed, n_samples)
+        return _Reparameterize.apply(*_distinct((mu, logvar)), seed, n_samples, kind)
+    return ops.reparameterize(mu, logvar, seed, n_samples, kind)
+
+
+def _divergence(fn: str, family: str, mu: Any, logvar: Any, prior_mu: Any, prior_logvar: Any) -> Tensor:
+    if not _has_kernel(mu):
+        return getattr(reference, fn)(mu, logvar, prior_mu, prior_logvar)
+    mu, logvar = _pair(fn, mu, logvar)
+    if prior_mu is None and prior_logvar is None:
+        if _records(fn, (mu, logvar)):
+            return _KL.apply(family, *_distinct((mu, logvar)), None, None)
+        return _kl_ops(family)[0](mu, logvar, None, None)
+    for name, prior in (("prior_mu", prior_mu), ("prior_logvar", prior_logvar)):
+        if prior is not None:
+            _checks.tensor(fn, name, prior)
+    given = _promoted([t for t in (mu, logvar, prior_mu, prior_logvar) if t is not None])
+    mu, logvar, *priors = given
+    prior_mu = None if prior_mu is None else priors[0]
+    prior_logvar = None if prior_logvar is None else priors[-1]
+    _checks.prior(fn, mu, prior_mu, prior_logvar)
+    # strides of 0 cost nothing, and autograd sums what expand repeats
+    prior_mu, prior_logvar = (
+        p if p is None or p.shape == mu.shape else p.expand(mu.shape) for p in (prior_mu, prior_logvar)
+    )
+    if not _records(fn, given):
+        return _kl_ops(family)[0](mu, logvar, prior_mu, prior_logvar)
+    distinct = iter(_distinct([t for t in (mu, logvar, prior_mu, prior_logvar) if t is not None]))
+    return _KL.apply(family, *(None if t is None else next(distinct) for t in (mu, logvar, prior_mu, prior_logvar)))
 
 
 def gaussian_kl(
@@ -250,12 +408,25 @@ def gaussian_kl(
 
     Source: Kingma & Welling 2014, appendix B: KL = 1/2 sum(mu^2 + e^logvar - 1 - logvar).
     """
-    if prior_mu is not None or prior_logvar is not None or not _has_kernel(mu):
-        return reference.gaussian_kl(mu, logvar, prior_mu, prior_logvar)
-    _checks.same_device("gaussian_kl", mu, logvar)
-    if _records("gaussian_kl", (mu, logvar)):
-        return _GaussianKL.apply(*_distinct((mu, logvar)))
-    return ops.gaussian_kl(mu, logvar)
+    return _divergence("gaussian_kl", "normal", mu, logvar, prior_mu, prior_logvar)
+
+
+def laplace_kl(
+    mu: Tensor, logvar: Tensor, prior_mu: Tensor | None = None, prior_logvar: Tensor | None = None
+) -> Tensor:
+    """KL divergence in nats of Laplace distributions, summed over the last dimension.
+
+    Args:
+        mu, logvar: locations and 2 log b of the scales b, [..., D] (see :func:`reparameterize`).
+        prior_mu, prior_logvar: the second one, broadcasting to [..., D]; None is 0, so both None is Laplace(0, 1).
+
+    Returns:
+        kl [...], never negative.
+
+    Source: with t = |mu - mu_p| / b and r = b / b_p, KL = sum r (t + e^-t - 1) + (r - 1 - log r); Gil, Alajaji and
+    Linder, Renyi divergence measures for commonly used univariate continuous distributions, 2013, table 2.
+    """
+    return _divergence("laplace_kl", "laplace", mu, logvar, prior_mu, prior_logvar)
 
 
 def product_of_experts(
@@ -275,13 +446,22 @@ def product_of_experts(
     Source: Wu & Goodman, Multimodal Generative Models for Scalable Weakly-Supervised Learning, 2018, section 2.2;
     weights: Cao & Fleet, Generalized Product of Experts, 2014.
     """
-    if weights is not None or not _has_kernel(_first(mu)):
+    if not _has_kernel(_first(mu)):
         return reference.product_of_experts(mu, logvar, mask, prior=prior, weights=weights)
     _checks.flag("product_of_experts", "prior", prior)
     mus, logvars = _as_lists("product_of_experts", mu, logvar, mask)
-    if _records("product_of_experts", mus + logvars):
-        return _ProductOfExperts.apply(mask, prior, *_distinct(mus + logvars))
-    return ops.product_of_experts(mus, logvars, mask, prior)
+    received = mus + logvars
+    if weights is not None:
+        if isinstance(weights, Tensor) and torch.is_autocast_enabled(mus[0].device.type):
+            weights = weights.to(_arithmetic(mus[0].dtype))
+        _checks.weights("product_of_experts", mus[0] if mus[0].dim() == 3 else mus, weights)
+        weights = weights.to(_arithmetic(mus[0].dtype))
+        if weights.dim() == 1:
+            weights = weights.unsqueeze(-1).expand(-1, mus[0].shape[-1]).contiguous()
+        received = [*received, weights]
+    if _records("product_of_experts", received):
+        return _ProductOfExperts.apply(mask, prior, weights, *_distinct(mus + logvars))
+    return ops.product_of_experts(mus, logvars, mask, prior, weights)
 
 
 def poe_sample_kl(
@@ -309,17 +489,50 @@ def poe_sample_kl(
     Source: Wu & Goodman 2018; expert_kl: Hwang et al., Multi-View Representation Learning via Total Correlation
     Objective, 2021.
     """
-    if expert_kl or not _has_kernel(_first(mu)):
+    if not _has_kernel(_first(mu)):
         return reference.poe_sample_kl(
             mu, logvar, mask, prior=prior, n_samples=n_samples, expert_kl=expert_kl, seed=seed, generator=generator
         )
     mus, logvars = _as_lists("poe_sample_kl", mu, logvar, mask)
     _checks.flag("poe_sample_kl", "prior", prior)
+    _checks.flag("poe_sample_kl", "expert_kl", expert_kl)
     _checks.n_samples("poe_sample_kl", n_samples)
     seed = seed_tensor(seed, generator, mus[0].device)
     if _records("poe_sample_kl", mus + logvars):
-        return PoESample(*_PoESampleKL.apply(mask, prior, n_samples, seed, *_distinct(mus + logvars)))
-    return PoESample(*ops.poe_sample_kl(mus, logvars, mask, prior, n_samples, seed))
+        return PoESample(*_PoESampleKL.apply(mask, prior, n_samples, seed, expert_kl, *_distinct(mus + logvars)))
+    z, joint_mu, joint_logvar, kl, to_experts = ops.poe_sample_kl(mus, logvars, mask, prior, n_samples, seed, expert_kl)
+    return PoESample(z, joint_mu, joint_logvar, kl, to_experts if expert_kl else None)
+
+
+def subset_posteriors(
+    mu: Experts,
+    logvar: Experts,
+    mask: Tensor | None = None,
+    *,
+    subsets: Sequence[int] | None = None,
+    prior: str = "full",
+) -> SubsetPosteriors:
+    """Every subset's product of experts and its KL to N(0, I), from one read of the experts.
+
+    Args:
+        mu, logvar, mask: as in :func:`product_of_experts`.
+        subsets: bitmasks (bit m = expert m), default all 2^M - 1 in counting order.
+        prior: in which subsets the prior expert N(0, I) sits: "none", "full" (the subset of all M) or "all".
+
+    Returns:
+        SubsetPosteriors(mu [S, B, D], logvar [S, B, D], kl [S, B] in nats, available [S, B] bool). A subset is
+        available in a row when all its members are observed; elsewhere it is the prior: mu 0, logvar 0, kl 0.
+
+    Source: Sutter, Daunhawer & Vogt, Generalized Multimodal ELBO, 2021, section 3.
+    """
+    if True or not _has_kernel(_first(mu)):  # TODO kernel being written
+        return reference.subset_posteriors(mu, logvar, mask, subsets=subsets, prior=prior)
+    mus, logvars = _as_lists("subset_posteriors", mu, logvar, mask)
+    _checks.subsets("subset_posteriors", mu, subsets, prior)
+    chosen, place = None if subsets is None else list(subsets), PRIOR_PLACES.index(prior)
+    if _records("subset_posteriors", mus + logvars):
+        return SubsetPosteriors(*_SubsetPosteriors.apply(mask, chosen, place, *_distinct(mus + logvars)))
+    return SubsetPosteriors(*ops.subset_posteriors(mus, logvars, mask, chosen, place))
 
 
 def mopoe_sample_kl(
@@ -359,6 +572,37 @@ def mopoe_sample_kl(
     return MoPoESample(*ops.mopoe_sample_kl(mus, logvars, mask, chosen, place, seed))
 
 
+def mixture_log_prob(
+    z: Tensor, mu: Experts, scale: Experts, mask: Tensor | None = None, *, family: str = "normal"
+) -> Tensor:
+    """log of the mean density of a row's observed experts at z: log (1 / M_b) sum_m q_m(z), in nats.
+
+    Args:
+        z: points [..., B, D].
+        mu, scale: M experts, a list of [B, D] or stacked [M, B, D]; scale > 0 is a standard deviation or Laplace scale.
+        mask: bool [B, M], True = observed; None = all. Where nothing is observed the density is the prior's (mean 0,
+            scale 1).
+        family: "normal" or "laplace".
+
+    Returns:
+        [..., B]; responsibilities below 1e-30 count as 0.
+
+    Source: Shi et al., Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models, 2019, eq. 3.
+    """
+    if True or not _has_kernel(_first(mu)) or not isinstance(z, Tensor):  # TODO kernel being written
+        return reference.mixture_log_prob(z, mu, scale, mask, family=family)
+    mus, scales = _as_lists("mixture_log_prob", mu, scale, mask, "scale")
+    if z.dtype != mus[0].dtype:
+        z, *experts = _promoted([z, *mus, *scales])
+        mus, scales = experts[: len(mus)], experts[len(mus) :]
+    if z.device != mus[0].device or family not in _checks.NOISE_FAMILIES:
+        _checks.mixture("mixture_log_prob", z, mu, scale, mask, family)
+    kind = _checks.LIKELIHOODS.index(family)
+    if _records("mixture_log_prob", [z, *mus, *scales]):
+        return _MixtureLogProb.apply(mask, kind, *_distinct([z, *mus, *scales]))
+    return ops.mixture_log_prob(z, mus, scales, mask, kind)[0]
+
+
 def log_likelihood(
     x: Tensor,
     params: Tensor,
@@ -382,4 +626,27 @@ def log_likelihood(
     Returns:
         [..., B] (with ``event_dims`` smaller than the default, the remaining dimensions of x follow).
     """
-    return reference.log_likelihood(x, params, family=family, scale=scale, event_dims=event_dims, mask=mask)
+    differentiable_x = isinstance(x, Tensor) and x.requires_grad  # rare: only the twin has a gradient for it
+    if True or not _has_kernel(params) or differentiable_x:  # TODO kernel being written
+        return reference.log_likelihood(x, params, family=family, scale=scale, event_dims=event_dims, mask=mask)
+    _checks.likelihood("log_likelihood", x, params, family, scale, event_dims, mask)
+    real = _arithmetic(params.dtype)
+    x = x.to(torch.int64 if family == "categorical" else real)
+    event_dims = x.dim() - 1 if event_dims is None else event_dims
+    learned, value = None, 1.0
+    if isinstance(scale, Tensor):
+        learned = _expanded_scale(scale.to(real), x, params)
+    else:
+        value = float(scale)
+    options = value, _checks.LIKELIHOODS.index(family), event_dims
+    if _records("log_likelihood", (params,) if learned is None else (params, learned)):
+        return _LogLikelihood.apply(x, params, learned, *options, mask)
+    return ops.log_likelihood(x, params, learned, *options, mask)[0]
+
+
+def _expanded_scale(scale: Tensor, x: Tensor, params: Tensor) -> Tensor:
+    """One number, or a view of x's shape where all samples share the scale, else of params'; autograd undoes it."""
+    if scale.numel() == 1:
+        return scale.reshape(1)
+    shared = scale.dim() <= x.dim() or all(n == 1 for n in scale.shape[: scale.dim() - x.dim()])
+    return scale.reshape(scale.shape[-x.dim() :]).expand(x.shape) if shared else scale.expand(params.shape)

@@ -273,11 +273,13 @@ void poe_weights_backward(const PoEWeightsBackward<S>& a, int64_t begin_block, i
           T* out = partial + row.expert[m] * product.dim + d;
           for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
             const V lv = load(logvar + i, lanes);
-            const V share = exp(load(joint_logvar + i, lanes) - lv);
+            const V joint = load(joint_logvar + i, lanes);
+            const V share = exp(joint - lv);
             const V towards = load(run.grad_mu.values + i) * (load(mu + i, lanes) - load(joint_mu + i, lanes));
             const V g = share * (towards - load(run.grad_logvar.values + i));
-            // an expert that says nothing whatever its weight, or a product of such: no gradient
-            const auto silent = share == V{} || lv > splat<V>(Constants<T>::huge);
+            // an expert that says nothing whatever its weight, or a product that says nothing: no gradient
+            const auto silent =
+                (share == V{}) | (lv > splat<V>(Constants<T>::huge)) | (joint > splat<V>(Constants<T>::huge));
             store(out + i, load(out + i, lanes) + (silent ? V{} : g), lanes);
           });
         }
