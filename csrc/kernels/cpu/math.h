@@ -110,6 +110,14 @@ static MMVAE_INLINE V exp(V x) {
   return x > splat<V>(C::exp_max) ? splat<V>(static_cast<Element<V>>(INFINITY)) : y;
 }
 
+// e^x for x that cannot overflow.
+template <class V>
+static MMVAE_INLINE V exp_of_small(V x) {
+  using C = Constants<Element<V>>;
+  const ExpParts<V> p = exp_parts(x < splat<V>(C::exp_min) ? splat<V>(C::exp_min) : x);
+  return scale_by_power(1 + (p.r + p.tail), p.n_plus_magic);
+}
+
 // e^x together with e^x - 1 - x to full relative accuracy near 0 (for +inf: inf, inf).
 template <class V>
 struct ExpAndTail {
