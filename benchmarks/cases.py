@@ -30,7 +30,7 @@ class Case:
 
     name: str
     forms: dict[str, Function]  # ours, twin, eager, peer
-    compile_forms: list[Function]  # the fastest competes
+    compile_forms: list[Function]  # the fastest competes, in each direction
     arguments: tuple
     inputs: list[Tensor]  # what gradients are wanted of
     used: tuple[int, ...] = (0,)  # the outputs that have gradients
@@ -219,7 +219,9 @@ def _likelihood(
             "eager": eager,
             "peer": lambda x, params, *scale: peers.log_likelihood(x, params, family, *scale),
         }
-        return Case("log_likelihood", forms, compile_forms, (x, params, *scale), [params, *scale])
+        few = 0 < work.classes <= 16  # unrolling more takes minutes to compile, and is slower
+        candidates = [*compile_forms, plain.categorical_unrolled] if few else compile_forms
+        return Case("log_likelihood", forms, candidates, (x, params, *scale), [params, *scale])
 
     return build
 
@@ -238,7 +240,7 @@ def _laplace(form: Function) -> Function:
     return lambda mu, logvar: form(mu, logvar, family="laplace")
 
 
-CATEGORICAL = [plain.categorical, plain.categorical_difference, plain.categorical_select, plain.categorical_unrolled]
+CATEGORICAL: list[Function] = [plain.categorical, plain.categorical_select]
 
 CASES: dict[str, Callable[[Draw], Case]] = {
     "reparameterize + kl": _sample_and_kl,
@@ -290,7 +292,7 @@ CASES: dict[str, Callable[[Draw], Case]] = {
         "normal", plain.normal_scale, [plain.normal_scale], learned_scale=True
     ),
     "log_likelihood, laplace": _likelihood("laplace", plain.laplace, [plain.laplace]),
-    "log_likelihood, bernoulli": _likelihood("bernoulli", plain.bernoulli, [plain.bernoulli, plain.bernoulli_split]),
+    "log_likelihood, bernoulli": _likelihood("bernoulli", plain.bernoulli, [plain.bernoulli]),
     "log_likelihood, categorical": _likelihood("categorical", plain.categorical_cross_entropy, CATEGORICAL),
 }
 

@@ -11,7 +11,7 @@ from benchmarks import memory
 from benchmarks.cases import CONTESTANTS, Case, Function, build, compiled
 from benchmarks.machine import copy
 from benchmarks.targets import NEVER_SLOWER, Goal, Work
-from benchmarks.timing import interleaved
+from benchmarks.timing import Call, interleaved
 
 DIRECTIONS = ("forward", "fwd+bwd")
 
@@ -88,31 +88,30 @@ def measure(work: Work, options: Options) -> list[Row]:
     torch.manual_seed(0)
     case = build(work, options.device)
     forms = {c: f for c, f in case.forms.items() if c == "ours" or c in options.contestants}
-    chosen = None
+    candidates = {}
     if "compile" in options.contestants:
-        forms["compile"], chosen = _fastest(case, options)
+        candidates = {f.__name__: compiled(f, options.device) for f in case.compile_forms}
     rows = []
     for direction, ideal in zip(DIRECTIONS, ideal_bytes(case), strict=True):
         bind = case.forward if direction == "forward" else case.forward_backward
+        best = _fastest({name: bind(form) for name, form in candidates.items()}, options)
+        if best:
+            forms["compile"] = candidates[best]
         calls = {name: bind(form) for name, form in forms.items()}
         calls["copy"] = copy(ideal, options.device)
         seconds = interleaved(calls, seconds=options.seconds, rounds=options.rounds, device=options.device)
-        rows.append(Row(work, direction, torch.get_num_threads(), options.device, seconds, ideal, chosen))
+        rows.append(Row(work, direction, torch.get_num_threads(), options.device, seconds, ideal, best))
     if options.memory:
         rows[-1].memory = {name: footprint(case, form, name, options.device) for name, form in forms.items()}
     return rows
 
 
-def _fastest(case: Case, options: Options) -> tuple[Function, str]:
-    """The compiled form that is fastest at this size, forward and backward."""
-    forms = {f.__name__: compiled(f, options.device) for f in case.compile_forms}
-    if len(forms) > 1:
-        calls = {name: case.forward_backward(f) for name, f in forms.items()}
-        times = interleaved(calls, seconds=options.seconds / 4, rounds=5, device=options.device)
-        best = min(times, key=lambda name: times[name])
-    else:
-        (best,) = forms
-    return forms[best], best
+def _fastest(calls: dict[str, Call], options: Options) -> str | None:
+    """Which of the compiled forms competes; None without any."""
+    if len(calls) < 2:
+        return next(iter(calls), None)
+    times = interleaved(calls, seconds=options.seconds / 4, rounds=5, device=options.device)
+    return min(times, key=lambda name: times[name])
 
 
 def ideal_bytes(case: Case) -> tuple[int, int]:

@@ -232,23 +232,6 @@ def mixture_laplace(z: Tensor, mu: List, scale: List) -> Tensor:
     )
 
 
-def _broadcast(z: Tensor, experts: List) -> Tensor:
-    stacked = torch.stack(experts)
-    return stacked.view(stacked.shape[0], *[1] * (z.dim() - 2), *stacked.shape[1:])
-
-
-def mixture_normal_stacked(z: Tensor, mu: List, scale: List) -> Tensor:
-    m, s = _broadcast(z, mu), _broadcast(z, scale)
-    log_q = -0.5 * (((z - m) / s) ** 2).sum(-1) - s.log().sum(-1) - z.shape[-1] * HALF_LOG_2PI
-    return torch.logsumexp(log_q, 0) - math.log(len(mu))
-
-
-def mixture_laplace_stacked(z: Tensor, mu: List, scale: List) -> Tensor:
-    m, s = _broadcast(z, mu), _broadcast(z, scale)
-    log_q = -((z - m).abs() / s).sum(-1) - s.log().sum(-1) - z.shape[-1] * math.log(2)
-    return torch.logsumexp(log_q, 0) - math.log(len(mu))
-
-
 # --- likelihoods: x [B, ...], params [..., B, ...] --------------------------------------------------------------------
 
 
@@ -270,21 +253,10 @@ def bernoulli(x: Tensor, logits: Tensor) -> Tensor:
     return (x * logits - F.softplus(logits)).sum(-1)
 
 
-def bernoulli_split(x: Tensor, logits: Tensor) -> Tensor:
-    """Written as binary_cross_entropy_with_logits is."""
-    return (x * logits - logits.clamp(min=0) - torch.log1p(torch.exp(-logits.abs()))).sum(-1)
-
-
 def categorical(x: Tensor, logits: Tensor) -> Tensor:
     """Log-softmax and gather."""
     index = x.expand(logits.shape[:-1]).unsqueeze(-1)
     return F.log_softmax(logits, -1).gather(-1, index).squeeze(-1).sum(-1)
-
-
-def categorical_difference(x: Tensor, logits: Tensor) -> Tensor:
-    """The chosen logit minus logsumexp: no log-softmax has to exist."""
-    index = x.expand(logits.shape[:-1]).unsqueeze(-1)
-    return (logits.gather(-1, index).squeeze(-1) - torch.logsumexp(logits, -1)).sum(-1)
 
 
 def categorical_select(x: Tensor, logits: Tensor) -> Tensor:

@@ -141,21 +141,31 @@ def widths(header: Cells, rows: Sequence[Cells]) -> list[int]:
     return [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
 
 
-def aligned(cells: Cells, width: Sequence[int]) -> str:
-    def is_number(text: str) -> bool:
-        return text[:1].isdigit() or text in ("-",)
+WORDS = {
+    "function",
+    "direction",
+    "form",
+    "networks",
+    "call",
+    "must/aim",
+    "owed",
+    "verdict",
+}  # columns that are not numbers
 
-    return "  ".join(c.rjust(w) if is_number(c) else c.ljust(w) for c, w in zip(cells, width, strict=True)).rstrip()
+
+def aligned(cells: Cells, header: Cells, width: Sequence[int]) -> str:
+    columns = zip(cells, header, width, strict=True)
+    return "  ".join(c.ljust(w) if h in WORDS else c.rjust(w) for c, h, w in columns).rstrip()
 
 
 def table(header: Cells, rows: Sequence[Cells]) -> str:
     width = widths(header, rows)
-    lines = [aligned(header, width), "  ".join("-" * w for w in width)]
-    return "\n".join(lines + [aligned(r, width) for r in rows])
+    lines = [aligned(header, header, width), "  ".join("-" * w for w in width)]
+    return "\n".join(lines + [aligned(r, header, width) for r in rows])
 
 
 def markdown(header: Cells, rows: Sequence[Cells]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, ["---" if h in WORDS else "--:" for h in header], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
