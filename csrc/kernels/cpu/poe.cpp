@@ -229,7 +229,7 @@ static void to_experts(const PoEBackward<S>& a, int64_t begin, int64_t end) {
           for (int u = 0; u < U; ++u) {
             const int i = u * kLanes<S>;
             const V lv = load(logvar + i, lanes), own_mu = load(mu + i, lanes);
-            const V share = weighted ? exp(joint[u] - lv) : exp_of_small(joint[u] - lv);  // at most 1 unweighted
+            const V share = weighted ? exp(joint[u] - lv) : exp_of_negative(joint[u] - lv);  // at most 1 unweighted
             const V w = weights.apply(weights.of(expert, d + block + i, lanes), share);
             Moments<V> g = expert_adjoint(w, grad_mu[u], grad_logvar[u], own_mu, joint_mean[u]);
             const auto silent = w == V{};  // no share, no gradient, even where the joint's is infinite

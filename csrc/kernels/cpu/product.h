@@ -75,7 +75,7 @@ static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmeti
       }
     }
     for (int u = 0; u < U; ++u) {
-      total[u] = prior ? exp_of_small(shift[u]) : V{};
+      total[u] = prior ? exp_of_negative(shift[u]) : V{};
       weighted_mean[u] = V{};
     }
     for (int m = 0; m < row.count; ++m) {
@@ -83,7 +83,7 @@ static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmeti
 #pragma GCC unroll 4
       for (int u = 0; u < U; ++u) {
         const int i = u * kLanes<S>;
-        V precision = exp_of_small(shift[u] - load(logvar + i, lanes));
+        V precision = exp_of_negative(shift[u] - load(logvar + i, lanes));
         if (weighted) {
           const V weight = weights.of(row.expert[m], first_dim + d + block + i, lanes);
           precision = weights.apply(weight, precision);

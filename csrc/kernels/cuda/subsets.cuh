@@ -1,0 +1,149 @@
+// Products of subsets of the experts. A thread takes one dimension at a time and forms every subset's sums anew from
+// its members: plain sums of precisions where they are safe, else products that are scaled one by one.
+#pragma once
+
+#include "product.cuh"
+
+namespace mmvae {
+namespace cuda {
+
+// Within |logvar| <= kSafe neither sums of precisions nor squared variances overflow, whatever the subset.
+template <class A>
+constexpr A kSafe = sizeof(A) == 4 ? 36 : 300;
+
+template <class S>
+MMVAE_DEVICE int64_t observed_experts(const Experts<S>& experts, int64_t row) {
+  if (experts.mask.data == nullptr) return (int64_t{1} << experts.count) - 1;
+  int64_t bits = 0;
+  for (int m = 0; m < experts.count; ++m) bits |= static_cast<int64_t>(experts.mask.observed(row, m)) << m;
+  return bits;
+}
+
+struct Subset {
+  int64_t members;
+  bool prior;  // whether the prior expert sits in it
+  // A subset of one expert: its posterior is that expert, whose own moments are more accurate than the sums'.
+  MMVAE_HD bool lone() const { return !prior && (members & (members - 1)) == 0; }
+  MMVAE_HD bool available(int64_t observed) const { return (members & ~observed) == 0; }
+};
+
+MMVAE_DEVICE Subset listed_subset(const Lattice& lattice, int64_t index) {
+  const int node = lattice.node[index];
+  return {lattice.bits[node], lattice.has_prior[node]};
+}
+
+template <class A>
+struct Posterior {
+  A mu, logvar, var;
+};
+
+// KL( posterior || N(0, 1) ), without cancellation near the prior.
+template <class A>
+MMVAE_DEVICE A kl_of(const Posterior<A>& q) {
+  const A near = q.logvar * q.logvar * exp_tail_series(q.logvar), far = (q.var - 1) - smaller(q.logvar, huge<A>());
+  const A excess = magnitude(q.logvar) < static_cast<A>(0.34657359027997264) ? near : far;
+  return q.mu * (q.mu * static_cast<A>(0.5)) + excess * static_cast<A>(0.5);
+}
+
+template <class A>
+MMVAE_DEVICE Posterior<A> posterior_of_sums(A precision, A weighted_mean) {
+  const A var = 1 / precision;
+  return {weighted_mean * var, -log(precision), var};
+}
+
+// For any log-variances; reads the members once more.
+template <class S>
+__device__ __noinline__ Posterior<Arithmetic<S>> exact_posterior(const Experts<S>& experts, int64_t row, int64_t d,
+                                                                 Subset subset) {
+  using A = Arithmetic<S>;
+  Product<A> product = Product<A>::start(subset.prior);
+  for (int m = 0; m < experts.count; ++m) {
+    if (!(subset.members >> m & 1)) continue;
+    product.multiply(from_memory<S>(experts.mu[m].row(row)[d]), from_memory<S>(experts.logvar[m].row(row)[d]));
+  }
+  const Moments<A> q = product.moments();
+  return {q.mu, q.logvar, exp(q.logvar)};
+}
+
+// The observed experts of a row at one dimension, up to kMax of them: in registers for a small kMax.
+template <class S, int kMax>
+struct ExpertTerms {
+  using A = Arithmetic<S>;
+  static constexpr int kUnroll = kMax <= 16 ? kMax : 1;
+  A mu[kMax], logvar[kMax], precision[kMax];  // a missing one has precision 0
+  bool safe = true;
+
+  __device__ __forceinline__ ExpertTerms(const Experts<S>& experts, int64_t observed, int64_t row, int64_t d) {
+#pragma unroll kUnroll
+    for (int m = 0; m < kMax; ++m) {
+      mu[m] = logvar[m] = precision[m] = 0;
+      if (!(observed >> m & 1)) continue;
+      mu[m] = from_memory<S>(experts.mu[m].row(row)[d]);
+      logvar[m] = from_memory<S>(experts.logvar[m].row(row)[d]);
+    }
+#pragma unroll kUnroll
+    for (int m = 0; m < kMax; ++m) {
+      if (!(observed >> m & 1)) continue;
+      precision[m] = exp(-logvar[m]);
+      safe = safe && magnitude(logvar[m]) <= kSafe<A>;
+    }
+  }
+
+  __device__ __forceinline__ Posterior<A> posterior(const Experts<S>& experts, int64_t row, int64_t d,
+                                                    Subset subset) const {
+    if (!safe || subset.lone()) return exact_posterior(experts, row, d, subset);
+    A total = subset.prior ? 1 : 0, weighted_mean = 0;
+#pragma unroll kUnroll
+    for (int m = 0; m < kMax; ++m) {
+      const A own = subset.members >> m & 1 ? precision[m] : A(0);
+      total += own;
+      weighted_mean += own * mu[m];
+    }
+    return posterior_of_sums(total, weighted_mean);
+  }
+};
+
+// The gradients of the experts, summed over subsets.
+template <class S, int kMax>
+struct TermGradients {
+  using A = Arithmetic<S>;
+  static constexpr int kUnroll = ExpertTerms<S, kMax>::kUnroll;
+  A mu[kMax], logvar[kMax];
+
+  __device__ __forceinline__ TermGradients() {
+#pragma unroll kUnroll
+    for (int m = 0; m < kMax; ++m) mu[m] = logvar[m] = 0;
+  }
+
+  // What gradients of one subset's posterior q mean for its members.
+  __device__ __forceinline__ void add(const ExpertTerms<S, kMax>& x, const Subset& subset, const Posterior<A>& q,
+                                      A grad_mu, A grad_logvar) {
+#pragma unroll kUnroll
+    for (int m = 0; m < kMax; ++m) {
+      if (!(subset.members >> m & 1)) continue;
+      const A share = x.safe ? x.precision[m] * q.var : exp(smaller(q.logvar, huge<A>()) - x.logvar[m]);
+      if (share == 0) continue;  // no share, no gradient, even where the posterior's is infinite
+      const Moments<A> g = expert_adjoint(share, grad_mu, grad_logvar, x.mu[m], q.mu);
+      mu[m] += g.mu;
+      logvar[m] += g.logvar;
+    }
+  }
+
+  __device__ __forceinline__ void store(const ExpertGrads<S>& out, int count, int64_t row, int64_t d) const {
+#pragma unroll kUnroll
+    for (int m = 0; m < kMax; ++m) {
+      if (m >= count) continue;
+      out.mu[m].row(row)[d] = to_memory<S>(mu[m]);
+      out.logvar[m].row(row)[d] = to_memory<S>(logvar[m]);
+    }
+  }
+};
+
+// Calls f(d) for this thread's dimensions of a row.
+template <class F>
+MMVAE_DEVICE void for_dims(int64_t dim, int team, int lane, F f) {
+  for (int64_t d = lane; d < dim; d += team) f(d);
+}
+
+}  // namespace cuda
+}  // namespace mmvae
