@@ -175,7 +175,7 @@ def main() -> None:
         title = "A MoPoE training step over its encoders and decoders alone"
         printer.section(title, report.TRAINING, [report.training_cells(r) for r in trained])
 
-    missed = report.misses(rows)
+    missed = report.misses(rows) + report.behind_eager(rows)
     slower = sum(1 for r in rows if min(r.ratios.get(c, 1.0) for c in ("twin", "compile")) < 1)
     print(f"\n{len(rows) - slower} of {len(rows)} rows no slower than twin and torch.compile")
     print("\n".join(f"  {m}" for m in missed))

@@ -219,9 +219,7 @@ def _likelihood(
             "eager": eager,
             "peer": lambda x, params, *scale: peers.log_likelihood(x, params, family, *scale),
         }
-        few = 0 < work.classes <= 16  # unrolling more takes minutes to compile, and is slower
-        candidates = [*compile_forms, plain.categorical_unrolled] if few else compile_forms
-        return Case("log_likelihood", forms, candidates, (x, params, *scale), [params, *scale])
+        return Case("log_likelihood", forms, compile_forms, (x, params, *scale), [params, *scale])
 
     return build
 

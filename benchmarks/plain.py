@@ -4,7 +4,9 @@ The twins of ``mmvae_fast.reference`` pay for exact, reproducible noise in int64
 them would flatter the kernels. Each form here is written so that torch.compile can fuse it: running sums over the
 experts, the lattice of subsets unrolled, no [S, B, D] or [M, K, B, D] that has to exist. Where another form is faster
 in eager mode that one is used there (``*_stacked``), and where it depends on sizes which form torch.compile likes best,
-the benchmark tries the candidates and keeps the fastest.
+the benchmark tries the candidates and keeps the fastest. Tried under torch.compile and never better: mixtures over
+stacked experts (2.3 times slower backward), Bernoulli as binary_cross_entropy_with_logits writes it, a categorical
+unrolled over its classes (1.7 to 4 times slower) or as logit minus logsumexp by gather.
 """
 
 from __future__ import annotations
@@ -131,7 +133,10 @@ def _lattice(terms: List) -> list[Tensor]:
 
 
 def mopoe_sample_kl(mu: List, logvar: List, mask: Tensor | None) -> tuple[Tensor, ...]:
-    """The lattice unrolled; the sample is that of its subset's members alone."""
+    """The lattice unrolled; the sample is that of its subset's members alone.
+
+    Logarithms of two subsets at a time, as that of a product: 1.6 times faster compiled, and good to |logvar| of 44.
+    """
     experts, rows = len(mu), mu[0].shape[0]
     count = 2**experts - 1
     precision, weighted = _weighted(mu, logvar, mask)
@@ -140,14 +145,19 @@ def mopoe_sample_kl(mu: List, logvar: List, mask: Tensor | None) -> tuple[Tensor
     else:
         available = _available(mask)
         n, pick = _choose(available)
-    kl_sum = torch.zeros_like(mu[0])
+    kl_sum, waiting = torch.zeros_like(mu[0]), None
     for s, (total, w) in enumerate(zip(_lattice(precision), _lattice(weighted), strict=True)):
         total = total + 1.0 if s == count - 1 else total  # the prior expert sits in the full subset
         if mask is not None:
-            total = torch.where(available[s].unsqueeze(-1), total, 1.0)
+            use = available[s].unsqueeze(-1)
+            total, w = torch.where(use, total, 1.0), torch.where(use, w, 0.0)
         var = 1.0 / total
-        term = w * w * var * var + var - 1.0 + torch.log(total)
-        kl_sum = kl_sum + (term if mask is None else torch.where(available[s].unsqueeze(-1), term, 0.0))
+        mean = w * var
+        kl_sum = kl_sum + (mean * mean + var - 1.0)
+        if waiting is None and s < count - 1:
+            waiting = total
+        else:
+            kl_sum, waiting = kl_sum + torch.log(total if waiting is None else waiting * total), None
     kl = 0.5 * kl_sum.sum(-1) / (count if mask is None else n.clamp(min=1))
     total, w = (pick == count - 1).unsqueeze(-1).to(mu[0].dtype), torch.zeros_like(mu[0])
     for m in range(experts):
@@ -263,20 +273,6 @@ def categorical_select(x: Tensor, logits: Tensor) -> Tensor:
     """The chosen logit by comparison: its gradient is no scatter."""
     chosen = x.unsqueeze(-1) == torch.arange(logits.shape[-1], device=x.device)
     return (torch.where(chosen, logits, 0.0).sum(-1) - torch.logsumexp(logits, -1)).sum(-1)
-
-
-def categorical_unrolled(x: Tensor, logits: Tensor) -> Tensor:
-    """For a few classes: class by class, vectors run over symbols."""
-    parts = logits.unbind(-1)
-    highest = parts[0]
-    for part in parts[1:]:
-        highest = torch.maximum(highest, part)
-    highest = highest.detach()
-    total, chosen = torch.zeros_like(parts[0]), torch.zeros_like(parts[0])
-    for v, part in enumerate(parts):
-        total = total + torch.exp(part - highest)
-        chosen = torch.where(x == v, part, chosen)
-    return (chosen - highest - torch.log(total)).sum(-1)
 
 
 def categorical_cross_entropy(x: Tensor, logits: Tensor) -> Tensor:
