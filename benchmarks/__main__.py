@@ -152,6 +152,7 @@ def main() -> None:
     print("\n".join(f"{k}: {v}" for k, v in environment.items()))
 
     printer, rows = Printer(), []
+    missed: list[str] = []
     results: dict[str, object] = {"environment": environment}
     if args.sweep or "functions" in sections:
         for device in devices:
@@ -160,10 +161,14 @@ def main() -> None:
     if "normals" in sections:
         found = normals.measure(threads)
         results["normals"] = found
+        missed += [
+            f"normals, {f['threads']} thread(s): {k}" for f in found for k, v in f["verdicts"].items() if v == "MISSED"
+        ]
         printer.section("Random normals, in the cache", report.NORMALS, [report.normals_cells(r) for r in found])
     if "overhead" in sections:
         costs, floors = overhead.measure(0.3 if args.quick else 1.0)
         results["overhead"] = {"calls": [o.as_json() for o in costs], "floors": floors}
+        missed += [f"tiny call of {o.case}: {k}" for o in costs for k, v in o.verdicts.items() if v == "MISSED"]
         title = f"Fixed cost of a call on 2x64, us, one thread; owed: {report.tiny_goals()}"
         printer.section(title, report.OVERHEAD, [report.overhead_cells(o) for o in costs])
         cells = [[name, f"{us:.1f}"] for name, us in floors.items()]
@@ -172,10 +177,11 @@ def main() -> None:
         torch.set_num_threads(1)
         trained = training.measure(0.5 if args.quick else 2.0)
         results["training"] = trained
+        missed += [f"training step, {t['networks']}: {t['ratio']:.3f}" for t in trained if t["verdict"] == "MISSED"]
         title = "A MoPoE training step over its encoders and decoders alone"
         printer.section(title, report.TRAINING, [report.training_cells(r) for r in trained])
 
-    missed = report.misses(rows) + report.behind_eager(rows)
+    missed = report.misses(rows) + missed + report.behind_eager(rows)
     slower = sum(1 for r in rows if min(r.ratios.get(c, 1.0) for c in ("twin", "compile")) < 1)
     print(f"\n{len(rows) - slower} of {len(rows)} rows no slower than twin and torch.compile")
     print("\n".join(f"  {m}" for m in missed))
