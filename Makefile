@@ -13,10 +13,10 @@ SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(shell find c
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow bench lint types format clean distclean
+.PHONY: help venv demo test test-slow bench bench-sweep lint types format clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## train, evaluate, export and serve a small multimodal VAE; results in demo_out/
 	@$(BIN)/mmvae-fast demo --out demo_out $(ARGS)
@@ -27,8 +27,11 @@ test: $(VENV)/.test ## the test suite, less what is marked slow (ARGS='-k noise'
 test-slow: $(VENV)/.test ## only the tests marked slow: wheel builds in fresh environments, full trainings
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-bench: $(VENV)/.demo ## kernels against plain PyTorch and torch.compile, as ratios
+bench: $(VENV)/.demo ## kernels against twins, torch.compile and peers, with the targets (ARGS='--quick --functions poe')
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-sweep: $(VENV)/.demo ## is any function slower than its twin or torch.compile at any size? (half an hour)
+	@$(BIN)/python -m benchmarks --sweep $(ARGS)
 
 lint: $(VENV)/.dev ## ruff and clang-format, changing nothing
 	@$(BIN)/ruff check .

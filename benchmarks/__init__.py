@@ -1,1 +1,1 @@
-"""What we time. Never part of the tests: `make bench` runs it."""
+"""What we time. Never part of the tests: `make bench` runs it, and `python -m benchmarks --help` explains it."""
