@@ -190,7 +190,7 @@ static __global__ void __launch_bounds__(kBlock) mopoe_of_all(const __grid_const
         }
       }
       const Posterior<A> q = x.posterior(a.experts, row, d, chosen);
-      a.z[row * a.dim + d] = to_memory<S>(q.mu + square_root(q.var) * normal_at<A>(seed, row, 0, d));
+      a.z[row * a.dim + d] = to_memory<S>(q.mu + q.sd * normal_at<A>(seed, row, 0, d));
     });
     const A kl = team_sum(twice_kl + precisions.log_of_product(), team) * static_cast<A>(0.5);
     if (!valid || lane != 0) return;
@@ -215,7 +215,7 @@ static __global__ void __launch_bounds__(kBlock) mopoe_of_listed(const __grid_co
         if (subset.available(observed)) kl += kl_of(x.posterior(a.experts, row, d, subset));
       }
       const Posterior<A> q = x.posterior(a.experts, row, d, chosen);
-      a.z[row * a.dim + d] = to_memory<S>(q.mu + square_root(q.var) * normal_at<A>(seed, row, 0, d));
+      a.z[row * a.dim + d] = to_memory<S>(q.mu + q.sd * normal_at<A>(seed, row, 0, d));
     });
     kl = team_sum(kl, team);
     if (!valid || lane != 0) return;
@@ -230,7 +230,7 @@ MMVAE_DEVICE void add_sample(const MoPoEBackward<S>& a, const ExpertTerms<S, kMa
                              uint64_t seed, int64_t row, int64_t d, TermGradients<S, kMax>& grads) {
   using A = Arithmetic<S>;
   const Posterior<A> q = x.posterior(a.experts, row, d, chosen);
-  const A sd_eps = square_root(q.var) * normal_at<A>(seed, row, 0, d);
+  const A sd_eps = q.sd * normal_at<A>(seed, row, 0, d);
   const Moments<A> g = sample_adjoint(from_memory<S>(a.grad_z[row * a.dim + d]), sd_eps);
   grads.add(x, chosen, q, g.mu, g.logvar);
 }

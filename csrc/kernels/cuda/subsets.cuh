@@ -34,21 +34,20 @@ MMVAE_DEVICE Subset listed_subset(const Lattice& lattice, int64_t index) {
 
 template <class A>
 struct Posterior {
-  A mu, logvar, var;
+  A mu, logvar, sd;
 };
 
-// KL( posterior || N(0, 1) ), without cancellation near the prior.
+// KL( posterior || N(0, 1) ).
 template <class A>
 MMVAE_DEVICE A kl_of(const Posterior<A>& q) {
-  const A near = q.logvar * q.logvar * exp_tail_series(q.logvar), far = (q.var - 1) - smaller(q.logvar, huge<A>());
-  const A excess = magnitude(q.logvar) < static_cast<A>(0.34657359027997264) ? near : far;
-  return q.mu * (q.mu * static_cast<A>(0.5)) + excess * static_cast<A>(0.5);
+  const A h = q.logvar * static_cast<A>(0.5);
+  return kl_to_standard(q.mu, h, exp_tail(h, q.sd));
 }
 
 template <class A>
 MMVAE_DEVICE Posterior<A> posterior_of_sums(A precision, A weighted_mean) {
   const A var = 1 / precision;
-  return {weighted_mean * var, -log(precision), var};
+  return {weighted_mean * var, -log(precision), square_root(var)};
 }
 
 // For any log-variances; reads the members once more.
@@ -62,7 +61,7 @@ __device__ __noinline__ Posterior<Arithmetic<S>> exact_posterior(const Experts<S
     product.multiply(from_memory<S>(experts.mu[m].row(row)[d]), from_memory<S>(experts.logvar[m].row(row)[d]));
   }
   const Moments<A> q = product.moments();
-  return {q.mu, q.logvar, exp(q.logvar)};
+  return {q.mu, q.logvar, exp(q.logvar * static_cast<A>(0.5))};
 }
 
 // The observed experts of a row at one dimension, up to kMax of them: in registers for a small kMax.
@@ -121,7 +120,7 @@ struct TermGradients {
 #pragma unroll kUnroll
     for (int m = 0; m < kMax; ++m) {
       if (!(subset.members >> m & 1)) continue;
-      const A share = x.safe ? x.precision[m] * q.var : exp(smaller(q.logvar, huge<A>()) - x.logvar[m]);
+      const A share = x.safe ? x.precision[m] * (q.sd * q.sd) : exp(smaller(q.logvar, huge<A>()) - x.logvar[m]);
       if (share == 0) continue;  // no share, no gradient, even where the posterior's is infinite
       const Moments<A> g = expert_adjoint(share, grad_mu, grad_logvar, x.mu[m], q.mu);
       mu[m] += g.mu;
