@@ -2,6 +2,9 @@
 
 Environment:
     MMVAE_FAST_NO_EXT=1    build the pure-Python package on purpose (wheel tag py3-none-any)
+    FORCE_CUDA=1           build the kernels for CUDA too, whatever torch is installed (0: never). Otherwise they are
+                           built when torch has CUDA and nvcc is found (CUDACXX, CUDA_HOME, PATH, /usr/local/cuda)
+    TORCH_CUDA_ARCH_LIST   the devices they are built for ("8.0 9.0+PTX")
     MMVAE_FAST_TORCH_DIR   the torch package folder to build against, where the search below cannot see it
     CXX, CXXFLAGS          the usual compiler choice
     CMAKE_ARGS             more arguments for the CMake configure step
@@ -35,6 +38,7 @@ from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 10)
+STEERING = ("CXX", "CXXFLAGS", "LDFLAGS", "CUDAHOSTCXX", "CUDAFLAGS", "TORCH_CUDA_ARCH_LIST")  # a build, in CMake
 WITH_KERNELS = os.environ.get("MMVAE_FAST_NO_EXT", "0") in ("", "0")
 
 
@@ -76,6 +80,26 @@ def find_torch() -> Path:
     return found
 
 
+def find_nvcc() -> str | None:
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    places = os.pathsep.join(str(Path(home, "bin")) for home in [*homes, "/usr/local/cuda"])
+    return os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("nvcc", path=places)
+
+
+def cuda_arguments(torch: Path) -> list[str]:
+    wish = os.environ.get("FORCE_CUDA", "")
+    of_torch = re.search(r"^cuda\b.*= ['\"]", (torch / "version.py").read_text(), re.MULTILINE)
+    nvcc = find_nvcc()
+    if wish not in ("", "0") and (nvcc is None or not shutil.which(nvcc)):
+        fail(
+            f"FORCE_CUDA={wish} asks for the CUDA kernels, and {nvcc or 'nvcc'} was not found: install the CUDA "
+            "toolkit, set CUDA_HOME to its folder, or unset FORCE_CUDA."
+        )
+    if wish == "0" or nvcc is None or not (wish or of_torch):
+        return ["-DMMVAE_FAST_CUDA=OFF"]
+    return ["-DMMVAE_FAST_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
+
+
 def find_tool(name: str) -> str:
     """A build program from PATH, or from this interpreter's own scripts folder (a venv that was not activated)."""
     path = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
@@ -109,15 +133,17 @@ def check_compiler() -> None:
 def configure_command() -> list[str]:
     """The CMake configure line without its build folder; one sentence, and the end, if a tool is missing."""
     check_compiler()
+    torch = find_torch()
     return [
         find_tool("cmake"),
         f"-S{ROOT}",
         "-GNinja",
         f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}",
         "-DCMAKE_BUILD_TYPE=Release",
-        f"-DTORCH_DIR={find_torch()}",
+        f"-DTORCH_DIR={torch}",
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-Dpybind11_DIR={find_pybind11()}",
+        *cuda_arguments(torch),
         *shlex.split(os.environ.get("CMAKE_ARGS", "")),
     ]
 
@@ -155,7 +181,7 @@ class CMakeBuild(build_ext):
     def make(self, folder: Path, configure: list[str]) -> None:
         # A cache from another configure line holds paths that are gone (isolated builds get theirs in a new temporary
         # folder each time), so it is not reused.
-        line = "\n".join([*configure, *(os.environ.get(name, "") for name in ("CXX", "CXXFLAGS", "LDFLAGS"))])
+        line = "\n".join([*configure, *(os.environ.get(name, "") for name in STEERING)])
         stamp = folder / "configured-by.txt"
         if not stamp.exists() or stamp.read_text() != line:
             shutil.rmtree(folder, ignore_errors=True)

@@ -34,13 +34,16 @@ def examine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch": _torch(),
         "kernels": _kernels(),
+        "cuda_kernels": _cuda_kernels(),
         "native": _native(),
         "extras": _extras(),
     }
     return {**found, "problems": _problems(**found)}
 
 
-def _problems(torch: dict[str, Any], kernels: dict[str, Any], native: dict[str, Any], **_: Any) -> list[str]:
+def _problems(
+    torch: dict[str, Any], kernels: dict[str, Any], cuda_kernels: dict[str, Any], native: dict[str, Any], **_: Any
+) -> list[str]:
     """A build without kernels is a choice, and so is a machine without torch or some extra."""
     problems = []
     if torch["installed"] and torch["error"]:
@@ -48,6 +51,13 @@ def _problems(torch: dict[str, Any], kernels: dict[str, Any], native: dict[str, 
     for name, part in (("_C", kernels), ("_native", native)):
         if part["built"] and not part["loaded"]:
             problems.append(f"mmvae_fast/{name} was built but does not load: {part['error']}")
+    if cuda_kernels["error"]:
+        problems.append(f"mmvae_fast/_C_cuda was built but does not load: {cuda_kernels['error']}")
+    if kernels["built"] and not cuda_kernels["built"] and torch.get("cuda_devices"):
+        problems.append(
+            f"torch {torch['version']} finds a CUDA device, but mmvae_fast/_C_cuda was not built, so that CUDA tensors "
+            "run as plain PyTorch; install the CUDA toolkit and reinstall mmvae_fast with FORCE_CUDA=1"
+        )
     if kernels["built"] != native["built"]:
         there, lacking = ("_C", "_native") if kernels["built"] else ("_native", "_C")
         problems.append(f"mmvae_fast/{there} was built for this Python but mmvae_fast/{lacking} was not; reinstall")
@@ -81,6 +91,7 @@ def as_text(found: dict[str, Any]) -> str:
         ("platform", f"{found['platform']}, {found['cores']} cores"),
         ("torch", _describe_torch(torch)),
         ("kernels", _describe_part(kernels, "not built: every function runs as plain PyTorch")),
+        ("CUDA kernels", _describe_cuda(found["cuda_kernels"])),
         ("native", _describe_part(native, "not built: NumPy noise runs as plain NumPy")),
     ]
     if native["loaded"]:
@@ -117,20 +128,42 @@ def _torch() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.version.cuda,
-        "cuda_devices": torch.cuda.device_count(),
+        "cuda_devices": [_describe_device(index) for index in range(torch.cuda.device_count())],
     }
 
 
 def _describe_torch(torch: dict[str, Any]) -> str:
     if torch["version"] is None:
         return f"{'DOES NOT IMPORT' if torch['installed'] else 'missing'}: {torch['error']}"
-    cuda = f"CUDA {torch['cuda']}, {torch['cuda_devices']} device(s)" if torch["cuda"] else "no CUDA"
+    cuda = f"CUDA {torch['cuda']}, {', '.join(torch['cuda_devices']) or 'no device'}" if torch["cuda"] else "no CUDA"
     return f"{torch['version']}, {torch['threads']} thread(s), {torch['cpu_capability']}, {cuda}"
+
+
+def _describe_device(index: int) -> str:
+    """ "NVIDIA H100 (sm_90)"."""
+    import torch
+
+    device = torch.cuda.get_device_properties(index)
+    return f"{device.name} (sm_{device.major}{device.minor})"
 
 
 def _kernels() -> dict[str, Any]:
     """The ops for torch, ``mmvae_fast/_C``, by way of who knows whether they are of these sources."""
     return _load("mmvae_fast._C", through="mmvae_fast._ext")
+
+
+def _cuda_kernels() -> dict[str, Any]:
+    """The same for CUDA, ``mmvae_fast/_C_cuda``; not loaded where torch has no CUDA, and that is no error."""
+    spec = importlib.util.find_spec("mmvae_fast._C_cuda")
+    try:
+        import torch
+
+        has_cuda = torch.version.cuda is not None
+    except Exception:  # _torch() tells of it
+        has_cuda = False
+    if spec is not None and not has_cuda:
+        return {"built": True, "loaded": False, "file": spec.origin, "error": None}
+    return _load("mmvae_fast._C_cuda", through="mmvae_fast._ext")
 
 
 def _native() -> dict[str, Any]:
@@ -160,6 +193,12 @@ def _describe_part(part: dict[str, Any], absent: str) -> str:
         return absent
     verdict = f"({part['file']})"
     return f"loaded {verdict}" if part["loaded"] else f"BUILT BUT DOES NOT LOAD {verdict}: {part['error']}"
+
+
+def _describe_cuda(part: dict[str, Any]) -> str:
+    if part["built"] and not part["loaded"] and part["error"] is None:
+        return f"built, not loaded: this torch has no CUDA ({part['file']})"
+    return _describe_part(part, "not built: CUDA tensors run as plain PyTorch")
 
 
 def _verbatim(error: Exception) -> str:

@@ -227,6 +227,7 @@ def fits() -> dict:
     return {
         "torch": {"version": "2.10.0", "installed": True, "error": None},
         "kernels": dict(loaded),
+        "cuda_kernels": NOT_BUILT,
         "native": {**loaded, "build_info": build},
     }
 
@@ -246,6 +247,12 @@ NOT_BUILT = {"built": False, "loaded": False, "file": None, "error": None}
             r"2\.9\.1\+cu128, expected 2\.10 or newer",
         ),
         ({"torch": {"version": "2.100.0", "installed": True, "error": None}}, None),
+        ({"cuda_kernels": {"built": True, "loaded": False, "file": "/there.so", "error": None}}, None),  # torch without
+        ({"cuda_kernels": {**NOT_BUILT, "built": True, "error": "OSError: libcuda"}}, "_C_cuda was built but does not"),
+        (
+            {"torch": {"version": "2.13.0", "installed": True, "error": None, "cuda_devices": ["NVIDIA H100 (sm_90)"]}},
+            "finds a CUDA device, but mmvae_fast/_C_cuda was not built",
+        ),
         (
             {"torch": {"version": None, "installed": True, "error": "OSError: libc10"}},
             "does not import: OSError: libc10",

@@ -36,7 +36,8 @@ NO_EXT = {"MMVAE_FAST_NO_EXT": "1"}
 
 def environment(**changes: str) -> dict[str, str]:
     """This process's, without what would steer a build or an import elsewhere."""
-    steering = ("PYTHONPATH", "CXX", "CXXFLAGS", "CMAKE_ARGS", "MMVAE_FAST_NO_EXT", "MMVAE_FAST_TORCH_DIR")
+    steering = {"PYTHONPATH", "CXX", "CXXFLAGS", "CMAKE_ARGS", "MMVAE_FAST_NO_EXT", "MMVAE_FAST_TORCH_DIR"}
+    steering |= {"FORCE_CUDA", "CUDACXX", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST"}
     return {name: value for name, value in os.environ.items() if name not in steering} | changes
 
 
@@ -177,6 +178,34 @@ def test_missing_tool(toolchain: Toolchain, tmp_path: Path, missing: str, fix: s
 
 def test_named_compiler_is_missing(toolchain: Toolchain) -> None:
     assert "CXX=no-such-compiler -O2 was not found" in toolchain.complaint(CXX="no-such-compiler -O2")
+
+
+@pytest.mark.parametrize(
+    ("torch_cuda", "force", "built"),
+    [("None", None, False), ("'12.8'", None, True), ("'12.8'", "0", False), ("None", "1", True)],
+)
+def test_cuda_kernels_are_built_for_a_torch_with_cuda_or_on_demand(
+    toolchain: Toolchain, torch_cuda: str, force: str | None, built: bool
+) -> None:
+    (toolchain.torch / "version.py").write_text(f"__version__ = '2.10.0'\ncuda: Optional[str] = {torch_cuda}\n")
+    compiler = toolchain.tools / "nvcc"
+    shutil.copy(toolchain.tools / "c++", compiler)
+    toolchain.complaint(**({"FORCE_CUDA": force} if force else {}))
+    argv = toolchain.argv.read_text().splitlines()
+    assert f"-DMMVAE_FAST_CUDA={'ON' if built else 'OFF'}" in argv
+    assert (f"-DCMAKE_CUDA_COMPILER={compiler}" in argv) == built
+
+
+def test_forced_cuda_without_nvcc(toolchain: Toolchain) -> None:
+    complaint = toolchain.complaint(FORCE_CUDA="1", CUDACXX="/nowhere/nvcc")
+    assert (
+        "FORCE_CUDA=1 asks for the CUDA kernels, and /nowhere/nvcc was not found: install the CUDA toolkit" in complaint
+    )
+    assert not toolchain.argv.exists()
+    (toolchain.torch / "version.py").write_text("__version__ = '2.10.0'\ncuda = '12.8'\n")
+    if not Path("/usr/local/cuda/bin/nvcc").exists():
+        toolchain.complaint()  # not asked for: a torch with CUDA alone does not demand it
+        assert "-DMMVAE_FAST_CUDA=OFF" in toolchain.argv.read_text().splitlines()
 
 
 def test_metadata_is_refused_without_torch(toolchain: Toolchain) -> None:

@@ -67,7 +67,13 @@ py::dict build_info() {
 #else
   info["instruction_sets"] = py::make_tuple("DEFAULT");
 #endif
+#ifdef MMVAE_CUDA_VERSION  // of the toolkit _C_cuda was built with, and for which devices in CMake's words
+  info["cuda"] = MMVAE_CUDA_VERSION;
+  info["cuda_architectures"] = MMVAE_CUDA_ARCHITECTURES;
+#else
   info["cuda"] = py::none();
+  info["cuda_architectures"] = py::none();
+#endif
   return info;
 }
 

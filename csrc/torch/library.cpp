@@ -2,13 +2,12 @@
 //
 // Experts are lists of [B, D] or a list of one stacked [M, B, D]. Their backward ops return one gradient for each
 // tensor of mu, then one for each of logvar.
-#include <Python.h>
-
-#include "stable.h"
-
 //
 // family: 0 normal, 1 laplace, 2 bernoulli, 3 categorical. prior (of subsets): 0 none, 1 full, 2 all. Outputs and
 // gradients nobody asked for come back with no elements, or are left out of a list.
+#include "module.h"
+#include "stable.h"
+
 STABLE_TORCH_LIBRARY(mmvae_fast, m) {
   m.def("reparameterize(Tensor mu, Tensor logvar, Tensor seed, int? n_samples, int family) -> Tensor");
   m.def(
@@ -59,11 +58,4 @@ STABLE_TORCH_LIBRARY(mmvae_fast, m) {
       "int event_dims, Tensor? mask, Tensor log_normalizer, bool params_grad, bool scale_grad) -> (Tensor, Tensor)");
 }
 
-PyMODINIT_FUNC PyInit__C(void) {
-  static struct PyModuleDef module = {
-      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
-  PyObject* self = PyModule_Create(&module);
-  // Counted up with every change of a schema: a library from before it must not be called by Python from after it.
-  if (self != nullptr) PyModule_AddIntConstant(self, "OPS_VERSION", 2);
-  return self;
-}
+PyMODINIT_FUNC PyInit__C(void) { return mmvae::ops_module("_C"); }
