@@ -525,7 +525,7 @@ def subset_posteriors(
 
     Source: Sutter, Daunhawer & Vogt, Generalized Multimodal ELBO, 2021, section 3.
     """
-    if True or not _has_kernel(_first(mu)):  # TODO kernel being written
+    if not _has_kernel(_first(mu)):
         return reference.subset_posteriors(mu, logvar, mask, subsets=subsets, prior=prior)
     mus, logvars = _as_lists("subset_posteriors", mu, logvar, mask)
     _checks.subsets("subset_posteriors", mu, subsets, prior)
@@ -627,7 +627,7 @@ def log_likelihood(
         [..., B] (with ``event_dims`` smaller than the default, the remaining dimensions of x follow).
     """
     differentiable_x = isinstance(x, Tensor) and x.requires_grad  # rare: only the twin has a gradient for it
-    if True or not _has_kernel(params) or differentiable_x:  # TODO kernel being written
+    if not _has_kernel(params) or differentiable_x:
         return reference.log_likelihood(x, params, family=family, scale=scale, event_dims=event_dims, mask=mask)
     _checks.likelihood("log_likelihood", x, params, family, scale, event_dims, mask)
     real = _arithmetic(params.dtype)

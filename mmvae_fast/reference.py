@@ -204,22 +204,32 @@ def gaussian_kl(
     """KL( N(mu, e^logvar) || N(prior_mu, e^prior_logvar) ), summed over the last dimension."""
     _checks.gaussian("gaussian_kl", mu, logvar)
     _checks.prior("gaussian_kl", mu, prior_mu, prior_logvar)
+    return gaussian_kl_terms(mu, logvar, prior_mu, prior_logvar).sum(-1)
+
+
+def gaussian_kl_terms(mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None) -> Tensor:
+    """The KL of every dimension by itself."""
     m, lv = _compute(mu), _compute(logvar)
     if prior_mu is None and prior_logvar is None:
-        return 0.5 * (m.square() + _excess(lv)).sum(-1)
+        return 0.5 * (m.square() + _excess(lv))
     pm, plv = _or_zero(prior_mu, m), _or_zero(prior_logvar, m)
-    return 0.5 * ((m - pm).square() * torch.exp(-plv) + _excess(lv - plv)).sum(-1)
+    return 0.5 * ((m - pm).square() * torch.exp(-plv) + _excess(lv - plv))
 
 
 def laplace_kl(
     mu: Tensor, logvar: Tensor, prior_mu: Tensor | None = None, prior_logvar: Tensor | None = None
 ) -> Tensor:
-    """KL( Laplace(mu, e^(logvar/2)) || Laplace(prior_mu, e^(prior_logvar/2)) ), summed over the last dimension.
+    """KL( Laplace(mu, e^(logvar/2)) || Laplace(prior_mu, e^(prior_logvar/2)) ), summed over the last dimension."""
+    _checks.gaussian("laplace_kl", mu, logvar)
+    _checks.prior("laplace_kl", mu, prior_mu, prior_logvar)
+    return laplace_kl_terms(mu, logvar, prior_mu, prior_logvar).sum(-1)
+
+
+def laplace_kl_terms(mu: Tensor, logvar: Tensor, prior_mu: Tensor | None, prior_logvar: Tensor | None) -> Tensor:
+    """The KL of every dimension by itself.
 
     With d = |mu - prior_mu|, t = d / b and r = log(b / b0) it is d / b0 * (1 - (1 - e^-t) / t) + (e^r - 1 - r).
     """
-    _checks.gaussian("laplace_kl", mu, logvar)
-    _checks.prior("laplace_kl", mu, prior_mu, prior_logvar)
     m, lv = _compute(mu), _compute(logvar)
     pm, plv = _or_zero(prior_mu, m), _or_zero(prior_logvar, m)
     distance = (m - pm).abs()
@@ -227,7 +237,7 @@ def laplace_kl(
     same = t == 0  # one mean, or b = +inf
     safe = torch.where(same, 1.0, t)
     apart = torch.where(same, 0.0, 1.0 + torch.expm1(-safe) / safe)
-    return (distance * torch.exp(-0.5 * plv) * apart + _excess(0.5 * (lv - plv))).sum(-1)
+    return distance * torch.exp(-0.5 * plv) * apart + _excess(0.5 * (lv - plv))
 
 
 def _log_density(x: Tensor, mean: Tensor, scale: Tensor, family: str) -> Tensor:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmvae_fast import __version__, _ext, _files, _lazy, reference
+from mmvae_fast import __version__, _checks, _ext, _files, _lazy, reference
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx import verification
 from mmvae_fast.onnx.errors import ExportError
@@ -137,30 +137,56 @@ def decompositions() -> dict[Any, Callable]:
     def experts(tensors: Sequence[Tensor]) -> Sequence[Tensor] | Tensor:
         return tensors[0] if len(tensors) == 1 and tensors[0].dim() == 3 else list(tensors)
 
-    def reparameterize(mu, logvar, seed, n_samples=None):
-        return reference.reparameterize(mu, logvar, n_samples, seed=seed)
+    families, places = _checks.LIKELIHOODS, reference.PRIOR_PLACES
 
-    def product_of_experts(mu, logvar, mask, prior):
-        return reference.product_of_experts(experts(mu), experts(logvar), mask, prior=prior)
+    def reparameterize(mu, logvar, seed, n_samples, family):
+        return reference.reparameterize(mu, logvar, n_samples, family=families[family], seed=seed)
 
-    def poe_sample_kl(mu, logvar, mask, prior, n_samples, seed):
-        sample = reference.poe_sample_kl(
-            experts(mu), experts(logvar), mask, prior=prior, n_samples=n_samples, seed=seed
+    def product_of_experts(mu, logvar, mask, prior, weights):
+        return reference.product_of_experts(experts(mu), experts(logvar), mask, prior=prior, weights=weights)
+
+    def poe_sample_kl(mu, logvar, mask, prior, n_samples, seed, expert_kl):
+        *sample, to_experts = reference.poe_sample_kl(
+            experts(mu), experts(logvar), mask, prior=prior, n_samples=n_samples, seed=seed, expert_kl=expert_kl
         )
-        return sample.z, sample.mu, sample.logvar, sample.kl
+        kl = sample[-1]
+        return *sample, kl.new_empty(0, kl.shape[0]) if to_experts is None else to_experts
+
+    def subset_posteriors(mu, logvar, mask, subsets, prior):
+        return tuple(
+            reference.subset_posteriors(experts(mu), experts(logvar), mask, subsets=subsets, prior=places[prior])
+        )
 
     def mopoe_sample_kl(mu, logvar, mask, subsets, prior, seed):
-        place = reference.PRIOR_PLACES[prior]
         return tuple(
-            reference.mopoe_sample_kl(experts(mu), experts(logvar), mask, subsets=subsets, prior=place, seed=seed)
+            reference.mopoe_sample_kl(
+                experts(mu), experts(logvar), mask, subsets=subsets, prior=places[prior], seed=seed
+            )
         )
+
+    # The second output of the next two is for their backward alone: it stays unused in an exported graph.
+
+    def mixture_log_prob(z, mu, scale, mask, family):
+        log_prob = reference.mixture_log_prob(z, experts(mu), experts(scale), mask, family=families[family])
+        return log_prob, log_prob.new_empty(0)
+
+    def log_likelihood(x, params, scale, scale_value, family, event_dims, mask):
+        learned = scale_value if scale is None else scale
+        out = reference.log_likelihood(
+            x, params, family=families[family], scale=learned, event_dims=event_dims, mask=mask
+        )
+        return out, out.new_empty(0)
 
     return {
         ops.reparameterize.default: reparameterize,
         ops.gaussian_kl.default: reference.gaussian_kl,
+        ops.laplace_kl.default: reference.laplace_kl,
         ops.product_of_experts.default: product_of_experts,
         ops.poe_sample_kl.default: poe_sample_kl,
+        ops.subset_posteriors.default: subset_posteriors,
         ops.mopoe_sample_kl.default: mopoe_sample_kl,
+        ops.mixture_log_prob.default: mixture_log_prob,
+        ops.log_likelihood.default: log_likelihood,
     }
 
 

@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import pytest
 import torch
 from torch import Tensor
 
-DTYPES = [torch.float32, torch.float64]
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+HALVES = [torch.bfloat16, torch.float16]
+DTYPES = [torch.float32, torch.float64, *HALVES]
+# beyond the rounding of the result to its type: halves are computed in float32
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-5, torch.float16: 1e-5}
+LAYOUTS = ["list", "chunked", "stacked", "strided", "expanded"]
 
 
 @dataclass
 class Experts:
-    """M experts of one layout, and which of them each row observes."""
+    """M experts of one layout, which of them each row observes, and what else the function differentiates."""
 
     mu: list[Tensor] | Tensor
     logvar: list[Tensor] | Tensor
     mask: Tensor | None
+    extra: list[Tensor] = field(default_factory=list)
 
     def tensors(self) -> list[Tensor]:
-        return [self.mu, self.logvar] if isinstance(self.mu, Tensor) else [*self.mu, *self.logvar]
+        """Everything gradients flow to."""
+        experts = [self.mu, self.logvar] if isinstance(self.mu, Tensor) else [*self.mu, *self.logvar]
+        return [*experts, *self.extra]
+
+    def replaced(self, tensors: Sequence[Tensor], mask: Tensor | None) -> Experts:
+        """The same call on other numbers, given in the order of :meth:`tensors`."""
+        stacked = isinstance(self.mu, Tensor)
+        count = 1 if stacked else len(self.mu)
+        mu, logvar, extra = tensors[:count], tensors[count : 2 * count], list(tensors[2 * count :])
+        return Experts(mu[0], logvar[0], mask, extra) if stacked else Experts(list(mu), list(logvar), mask, extra)
 
     def to(self, dtype: torch.dtype, requires_grad: bool = True) -> Experts:
-        """Fresh leaves with the same values (and contiguous strides)."""
+        """Fresh leaves on the CPU with the same values (and contiguous strides)."""
+        mask = None if self.mask is None else self.mask.cpu()
+        return self.replaced([leaf(t, dtype, requires_grad) for t in self.tensors()], mask)
 
-        def leaf(t: Tensor) -> Tensor:
-            return t.detach().to(dtype).clone(memory_format=torch.contiguous_format).requires_grad_(requires_grad)
 
-        if isinstance(self.mu, Tensor):
-            return Experts(leaf(self.mu), leaf(self.logvar), self.mask)
-        return Experts([leaf(t) for t in self.mu], [leaf(t) for t in self.logvar], self.mask)
+def leaf(t: Tensor, dtype: torch.dtype, requires_grad: bool = True) -> Tensor:
+    t = t.detach().cpu().to(dtype).clone(memory_format=torch.contiguous_format)
+    return t.requires_grad_(requires_grad and dtype.is_floating_point)
+
+
+def lay(t: Tensor, layout: str) -> Tensor:
+    """The numbers of ``t`` with the strides of a layout; "expanded" repeats its first row."""
+    if layout == "chunked" and t.dim() > 0:  # half of what an encoder returns
+        return torch.cat([t, t], -1).requires_grad_(t.is_floating_point()).chunk(2, -1)[0]
+    if layout == "strided" and t.dim() > 1:  # no dimension contiguous
+        t = t.transpose(-1, -2).contiguous().transpose(-1, -2)
+    elif layout == "expanded" and t.dim() > 1 and t.shape[-2]:
+        t = t[..., :1, :].clone().expand(t.shape)
+    else:
+        t = t.clone()
+    return t.requires_grad_(t.is_floating_point())
 
 
 def make_experts(
@@ -44,14 +73,19 @@ def make_experts(
     spread: float = 1.0,
     seed: int = 0,
     rubbish: float = float("nan"),
+    scales: bool = False,
+    device: str = "cpu",
 ) -> Experts:
-    """Random experts. layout: list | chunked (views of encoder outputs) | stacked | strided (no dimension contiguous).
+    """Random experts. layout: list | chunked (views of encoder outputs) | stacked | strided | expanded (stride 0).
 
     mask: none | all | random | bits (every pattern in turn) | nothing; masked-out experts hold ``rubbish``.
+    scales: e^(logvar / 2) takes the place of logvar.
     """
     g = torch.Generator().manual_seed(seed)
     mu = torch.randn(count, rows, dim, generator=g, dtype=torch.float64).to(dtype)
     logvar = (torch.randn(count, rows, dim, generator=g, dtype=torch.float64) * spread).clamp(-100, 100).to(dtype)
+    if scales:
+        logvar = torch.exp(0.5 * logvar.clamp(min=-40)).to(dtype)
     observed = None
     if mask == "all":
         observed = torch.ones(rows, count, dtype=torch.bool)
@@ -61,28 +95,29 @@ def make_experts(
         observed = torch.rand(rows, count, generator=g) > 0.4
     elif mask == "bits":
         observed = (torch.arange(rows)[:, None] >> torch.arange(count)) % 2 == 1
-    if observed is not None:
+    if observed is not None and layout != "expanded":  # there all rows are one
         gone = ~observed.t()
         mu[gone], logvar[gone] = rubbish, rubbish
+    mu, logvar = mu.to(device), logvar.to(device)
+    observed = None if observed is None else observed.to(device)
     if layout == "stacked":
         return Experts(mu.requires_grad_(), logvar.requires_grad_(), observed)
-    if layout == "list":
-        return Experts([m.clone().requires_grad_() for m in mu], [v.clone().requires_grad_() for v in logvar], observed)
     if layout == "chunked":
         hidden = [torch.cat([m, v], -1).requires_grad_() for m, v in zip(mu, logvar, strict=True)]
         halves = [h.chunk(2, -1) for h in hidden]
         return Experts([h[0] for h in halves], [h[1] for h in halves], observed)
-    assert layout == "strided"
-    wide = [m.t().contiguous().t().requires_grad_() for m in mu]
-    return Experts(wide, [v.t().contiguous().t().requires_grad_() for v in logvar], observed)
+    return Experts([lay(m, layout) for m in mu], [lay(v, layout) for v in logvar], observed)
 
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str = "") -> None:
-    """|actual - expected| <= tolerance * max |expected|, infinities and NaN in the same places."""
+    """|actual - expected| <= tolerance * max |expected|, infinities and NaN in the same places.
+
+    An element of a half type may besides be off by its own rounding.
+    """
     assert actual.shape == expected.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
-    limit = torch.finfo(actual.dtype).max
-    a, e = actual.detach().double(), expected.detach().double()
-    e = torch.where(e.abs() > limit, e.sign() * torch.inf, e)  # what the type cannot hold is infinite in it
+    kind = torch.finfo(actual.dtype)
+    a, e = (t.detach().double().cpu() for t in (actual, expected))
+    e = torch.where(e.abs() > kind.max, e.sign() * torch.inf, e)  # what the type cannot hold is infinite in it
     assert torch.equal(a.isnan(), e.isnan()), (
         f"{what}: NaN in {int(a.isnan().sum())} places, expected {int(e.isnan().sum())}"
     )
@@ -92,5 +127,8 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str =
     if not finite.any():
         return
     a, e = a[finite], e[finite]
-    error, scale = (a - e).abs().max(), e.abs().max()
+    error, scale = (a - e).abs(), e.abs().max()
+    if actual.dtype in HALVES:
+        error = (error - 0.5 * kind.eps * e.abs() - kind.smallest_normal * kind.eps).clamp(min=0)
+    error = error.max()
     assert error <= tolerance * scale, f"{what}: relative error {float(error / scale):.2e}, allowed {tolerance:.0e}"

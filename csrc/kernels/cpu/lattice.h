@@ -1,158 +1,303 @@
 // All products of subsets of the experts at once, from one read of them.
 //
-// Per vector of dimensions, every subset's precision T and precision-weighted mean P follow from its parent's by one
-// addition each (the lattice). Precisions are not scaled here: within |logvar| <= kSafe neither they nor squared
-// variances overflow; vectors beyond that (or with NaN, or +inf) take a scalar path in double.
+// Every subset's precision T and precision-weighted mean P follow from its parent's by one addition each (the lattice).
+// A block of dimensions goes through all subsets before the next one: their sums stay in the L1 cache, inner loops have
+// no indirection, and outputs are written some whole cache lines at a time (one line to each of 62 outputs in turn,
+// whose addresses share their low bits, would thrash the caches).
+//
+// Precisions are not scaled: within |logvar| <= kSafe neither they nor products of two of them overflow. Blocks beyond
+// that (or with NaN, or +inf) are done in double: "carefully".
 #pragma once
 
 #include <new>
 #include <stdlib.h>
+#include <type_traits>
 
 #include "product.h"
 
 namespace mmvae {
 namespace MMVAE_ISA {
 
+constexpr int kBlock = 64;
+
 template <class T>
 constexpr T kSafe = sizeof(T) == 4 ? 36 : 300;
 
-// The part of the lattice a row can use, kept while consecutive rows observe the same experts.
-struct Available {
-  const Lattice& lattice;
-  int64_t observed = -1;
-  int64_t lone = 0;  // experts that are a listed subset by themselves, without the prior
-  int nodes = 0, listed = 0, joint = 0;
-  int32_t* node;        // usable nodes, parents first, without the root
-  int32_t* index;       // usable listed subsets in the caller's order
-  int32_t* joint_node;  // the nodes of those that are not lone
-
-  explicit Available(const Lattice& l) : lattice(l) {
-    node = static_cast<int32_t*>(malloc(sizeof(int32_t) * (l.nodes + 2 * l.listed)));
-    if (node == nullptr) throw std::bad_alloc();
-    index = node + l.nodes;
-    joint_node = index + l.listed;
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t n) : data_(static_cast<T*>(aligned_alloc(64, (sizeof(T) * n + 64) / 64 * 64))) {
+    if (data_ == nullptr) throw std::bad_alloc();
   }
-  ~Available() { free(node); }
-  Available(const Available&) = delete;
-  Available& operator=(const Available&) = delete;
+  ~Buffer() { free(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  MMVAE_INLINE T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  T* data_;
+};
+
+// A subset of several experts (or of one and the prior), whose sums are its parent's plus one expert's.
+struct Step {
+  int32_t parent, expert;  // slots of the sums
+  int32_t slot;            // where its own are kept for its children, or -1
+  int32_t subset;          // which of the listed ones it is, or -1: a stepping stone
+  bool prior;
+};
+
+// The part of the lattice a row can use, kept while consecutive rows observe the same experts.
+//
+// Sums are kept in slots: slot m is expert m by itself, slot `experts` the empty product, then come subsets.
+class Plan {
+ public:
+  int slots, steps = 0, listed = 0;
+  int32_t lone[kMaxExperts];  // which listed subset is this expert by itself, without the prior; -1: none
+
+  Plan(const Lattice& lattice, int experts)
+      : slots(experts + 1),
+        lattice_(lattice),
+        experts_(experts),
+        slot_(lattice.nodes),
+        subset_(lattice.nodes),
+        step_(lattice.nodes),
+        usable_(lattice.listed) {
+    for (int i = 0; i < lattice.nodes; ++i) slot_[i] = subset_[i] = -1;
+    for (int s = 0; s < lattice.listed; ++s) subset_[lattice.node[s]] = s;
+    for (int i = 1; i < lattice.nodes; ++i) slot_[lattice.parent[i]] = 0;  // it has children
+    slot_[0] = experts;
+    for (int i = 1; i < lattice.nodes; ++i) {
+      if (lattice.parent[i] == 0) {
+        slot_[i] = lattice.expert[i];
+      } else if (slot_[i] == 0) {
+        slot_[i] = slots++;
+      }
+    }
+  }
 
   template <class S>
   void look_at(const Observed<S>& row) {
     int64_t now = 0;
     for (int m = 0; m < row.count; ++m) now |= int64_t{1} << row.expert[m];
-    if (now == observed) return;
-    observed = now;
-    nodes = listed = joint = 0;
-    for (int i = 1; i < lattice.nodes; ++i)
-      if ((lattice.bits[i] & ~now) == 0) node[nodes++] = i;
-    lone = 0;
-    for (int s = 0; s < lattice.listed; ++s) {
-      const int at = lattice.node[s];
-      if ((lattice.bits[at] & ~now) != 0) continue;
-      index[listed++] = s;
-      if (is_lone(at)) {
-        lone |= lattice.bits[at];
-      } else {
-        joint_node[joint++] = at;
+    if (now == observed_) return;
+    observed_ = now;
+    steps = listed = 0;
+    for (int m = 0; m < experts_; ++m) lone[m] = -1;
+    for (int i = 1; i < lattice_.nodes; ++i) {
+      if ((lattice_.bits[i] & ~now) != 0) continue;
+      const bool single = lattice_.parent[i] == 0;
+      if (single && !lattice_.has_prior[i]) {
+        lone[lattice_.expert[i]] = subset_[i];
+      } else if (!single || subset_[i] >= 0) {
+        step_[steps++] = {slot_[lattice_.parent[i]], lattice_.expert[i], single ? -1 : slot_[i], subset_[i],
+                          lattice_.has_prior[i]};
       }
     }
+    for (int s = 0; s < lattice_.listed; ++s)
+      if (has(s)) usable_[listed++] = s;
   }
 
-  // A subset of one expert: its posterior is that expert, whose own moments are more accurate than the sums'.
-  MMVAE_INLINE bool is_lone(int at) const { return lattice.parent[at] == 0 && !lattice.has_prior[at]; }
+  // Whether a listed subset is available.
+  MMVAE_INLINE bool has(int subset) const { return (lattice_.bits[lattice_.node[subset]] & ~observed_) == 0; }
+  MMVAE_INLINE int usable(int64_t i) const { return usable_[i]; }
+  MMVAE_INLINE const Step& step(int i) const { return step_[i]; }
+
+ private:
+  const Lattice& lattice_;
+  int experts_;
+  int64_t observed_ = -1;
+  Buffer<int32_t> slot_, subset_;
+  Buffer<Step> step_;
+  Buffer<int32_t> usable_;  // available listed subsets in the caller's order
 };
 
-// Sums and adjoints of every node for one vector (or scalar) of dimensions.
-template <class V>
-struct NodeSums {
-  V* precision;
-  V* weighted_mean;
-  V* adj_precision;
-  V* adj_weighted_mean;
+// The sums of every slot for one block of dimensions and, for the backward, their adjoints.
+template <class T>
+class Sums {
+ public:
+  using Scalar = T;
 
-  explicit NodeSums(int nodes) {
-    precision = static_cast<V*>(aligned_alloc(64, (4 * sizeof(V) * nodes + 63) / 64 * 64));
-    if (precision == nullptr) throw std::bad_alloc();
-    weighted_mean = precision + nodes;
-    adj_precision = weighted_mean + nodes;
-    adj_weighted_mean = adj_precision + nodes;
-    precision[0] = weighted_mean[0] = V{};  // the root: the empty product
+  Sums(int slots, int experts, bool adjoints)
+      : slots_(slots), pitch_((adjoints ? 4 : 2) * kBlock), data_(int64_t{slots} * pitch_) {
+    for (int i = 0; i < kBlock; ++i) precision(experts)[i] = weighted_mean(experts)[i] = 0;
   }
-  ~NodeSums() { free(precision); }
-  NodeSums(const NodeSums&) = delete;
-  NodeSums& operator=(const NodeSums&) = delete;
+  MMVAE_INLINE T* precision(int slot) const { return &data_[slot * pitch_]; }
+  MMVAE_INLINE T* weighted_mean(int slot) const { return precision(slot) + kBlock; }
+  MMVAE_INLINE T* adj_precision(int slot) const { return precision(slot) + 2 * kBlock; }
+  MMVAE_INLINE T* adj_weighted_mean(int slot) const { return precision(slot) + 3 * kBlock; }
+  void clear_adjoints() const {
+    for (int s = 0; s < slots_; ++s) memset(adj_precision(s), 0, 2 * kBlock * sizeof(T));
+  }
+
+ private:
+  int slots_;
+  int64_t pitch_;
+  Buffer<T> data_;
 };
 
-template <class V>
-struct ExpertTerms {  // by expert number
-  V mu[kMaxExperts], logvar[kMaxExperts], precision[kMaxExperts];
-};
-
-// e^logvar - 1 - logvar without cancellation near 0.
-template <class V>
-static MMVAE_INLINE V excess_variance(V logvar) {
-  return exp_and_tail(logvar).minus_1_minus_x;
-}
-static MMVAE_INLINE double excess_variance(double logvar) { return ::expm1(logvar) - logvar; }
-
-template <class V>
-static MMVAE_INLINE void climb(const Available& row, const ExpertTerms<V>& x, NodeSums<V>& sums) {
-  for (int i = 0; i < row.nodes; ++i) {
-    const int node = row.node[i], parent = row.lattice.parent[node], m = row.lattice.expert[node];
-    sums.precision[node] = sums.precision[parent] + x.precision[m];
-    sums.weighted_mean[node] = sums.weighted_mean[parent] + x.precision[m] * x.mu[m];
-  }
-}
-
-template <class V>
-static MMVAE_INLINE V precision_of(const Available& row, const NodeSums<V>& sums, int node) {
-  return row.lattice.has_prior[node] ? sums.precision[node] + 1 : sums.precision[node];
-}
-
-// The adjoint of the mean KL over all subsets but the lone ones, handed down the lattice to the experts' sums.
-template <class V>
-static MMVAE_INLINE void descend(const Available& row, NodeSums<V>& sums, V grad_mean_kl, ExpertTerms<V>& adjoint) {
-  const Lattice& l = row.lattice;
-  for (int i = 0; i < row.nodes; ++i) {
-    const int node = row.node[i];
-    sums.adj_precision[node] = sums.adj_weighted_mean[node] = V{};
-    if (!l.is_listed[node] || row.is_lone(node)) continue;
-    const V var = 1 / precision_of(row, sums, node), mean = sums.weighted_mean[node] * var;
-    const Natural<V> kl = natural_kl_adjoint(grad_mean_kl, mean, var);
-    sums.adj_precision[node] = kl.precision;
-    sums.adj_weighted_mean[node] = kl.weighted_mean;
-  }
-  sums.adj_precision[0] = sums.adj_weighted_mean[0] = V{};
-  for (int i = row.nodes - 1; i >= 0; --i) {
-    const int node = row.node[i], parent = l.parent[node], m = l.expert[node];
-    sums.adj_precision[parent] += sums.adj_precision[node];
-    sums.adj_weighted_mean[parent] += sums.adj_weighted_mean[node];
-    adjoint.precision[m] += sums.adj_precision[node];
-    adjoint.mu[m] += sums.adj_weighted_mean[node];
-  }
-}
-
-// Whether plain sums of precisions are safe for this vector; loads the experts on the way.
-template <class S>
-static MMVAE_INLINE bool load_experts(const Observed<S>& row, int64_t i, int n, ExpertTerms<Vec<S>>& x) {
-  using V = Vec<S>;
+// Fills the experts' slots for dims [d, d + n); whether plain sums of their precisions are safe.
+template <class S, class T>
+static MMVAE_INLINE bool load_experts(const Observed<S>& row, int64_t d, int64_t n, const Sums<T>& sums) {
+  using V = Vec<T>;
   auto safe = V{} == V{};
   for (int m = 0; m < row.count; ++m) {
-    const V logvar = load(row.logvar[m] + i, n);
-    safe &= magnitude(logvar) <= splat<V>(kSafe<Element<V>>);
-    x.mu[row.expert[m]] = load(row.mu[m] + i, n);
-    x.logvar[row.expert[m]] = logvar;
-    x.precision[row.expert[m]] = exp(-logvar);
+    T *precision = sums.precision(row.expert[m]), *weighted_mean = sums.weighted_mean(row.expert[m]);
+    for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+      const V logvar = load_as<T>(row.logvar[m] + d + i, lanes), own = exp(-logvar);
+      safe &= magnitude(logvar) <= splat<V>(kSafe<T>);
+      store(precision + i, own);
+      store(weighted_mean + i, own * load_as<T>(row.mu[m] + d + i, lanes));
+    });
   }
   return all(safe);
 }
 
+// Both kinds of sums; body(sums, careful) gets the one that dims [d, d + n) of the row need.
 template <class S>
-static void load_scalars(const Observed<S>& row, int64_t i, ExpertTerms<double>& x) {
+struct BlockSums {
+  Sums<Arithmetic<S>> fast;
+  Sums<double> careful;
+
+  BlockSums(const Plan& plan, int experts, bool adjoints)
+      : fast(plan.slots, experts, adjoints), careful(plan.slots, experts, adjoints) {}
+
+  template <class F>
+  MMVAE_INLINE void with(const Observed<S>& row, int64_t d, int64_t n, F body) const {
+    if (load_experts(row, d, n, fast)) {
+      body(fast, std::false_type{});
+    } else {
+      load_experts(row, d, n, careful);
+      body(careful, std::true_type{});
+    }
+  }
+};
+
+// Sets the gradients of a row's missing experts, or of all of them, to 0.
+template <class S>
+static void clear_gradients(const Experts<S>& experts, const ExpertGrads<S>& out, int64_t r, int64_t dim, bool all) {
+  for (int m = 0; m < experts.count; ++m) {
+    if (!all && experts.mask.observed(r, m)) continue;
+    memset(out.mu[m].row(r), 0, dim * sizeof(S));
+    memset(out.logvar[m].row(r), 0, dim * sizeof(S));
+  }
+}
+
+template <class F>
+static MMVAE_INLINE void for_blocks(int64_t dims, F f) {
+  for (int64_t d = 0; d < dims; d += kBlock) f(d, d + kBlock < dims ? kBlock : dims - d);
+}
+
+// T and P of a step, vector by vector, from its parent's; kept for its children where it has any.
+template <class T>
+struct StepSums {
+  const T *parent, *expert;
+  T* own;
+  Vec<T> prior;
+
+  MMVAE_INLINE StepSums(const Sums<T>& sums, const Step& step)
+      : parent(sums.precision(step.parent)),
+        expert(sums.precision(step.expert)),
+        own(step.slot < 0 ? nullptr : sums.precision(step.slot)),
+        prior(splat<Vec<T>>(step.prior ? 1 : 0)) {}
+  MMVAE_INLINE Natural<Vec<T>> at(int64_t i) const {
+    return {load(parent + i) + load(expert + i) + prior, load(parent + kBlock + i) + load(expert + kBlock + i)};
+  }
+  MMVAE_INLINE Natural<Vec<T>> keep(int64_t i) const {
+    const Vec<T> precision = load(parent + i) + load(expert + i);
+    const Vec<T> weighted_mean = load(parent + kBlock + i) + load(expert + kBlock + i);
+    if (own != nullptr) {
+      store(own + i, precision);
+      store(own + kBlock + i, weighted_mean);
+    }
+    return {precision + prior, weighted_mean};
+  }
+};
+
+// Calls visit(subset, at) for every listed subset that is a step; at(i), to be called for every vector of the block,
+// computes T and P there.
+template <class T, class F>
+static MMVAE_INLINE void climb(const Plan& plan, const Sums<T>& sums, int64_t n, F visit) {
+  for (int k = 0; k < plan.steps; ++k) {
+    const StepSums<T> step(sums, plan.step(k));
+    const auto at = [&](int64_t i) __attribute__((always_inline)) { return step.keep(i); };
+    if (plan.step(k).subset < 0) {
+      for (int64_t i = 0; i < n; i += kLanes<T>) at(i);
+    } else {
+      visit(plan.step(k).subset, at);
+    }
+  }
+}
+
+// The way up and back down. own(subset, each) hands a listed subset's gradient over by calling each(f) once, where
+// f(i, lanes, mean, var, var - 1) is the gradient to the posterior's mean and log-variance. What it means for the sums
+// is handed down the lattice to the experts, whose gradients are written.
+template <bool careful, class S, class T, class F>
+static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, const Observed<S>& row,
+                                 const ExpertGrads<S>& out, int64_t r, int64_t d, int64_t n, F own) {
+  using V = Vec<T>;
+  for (int k = 0; k < plan.steps; ++k) {
+    const StepSums<T> step(sums, plan.step(k));
+    if (step.own == nullptr) continue;
+    for (int64_t i = 0; i < n; i += kLanes<T>) step.keep(i);
+  }
+  sums.clear_adjoints();
+  for (int k = plan.steps - 1; k >= 0; --k) {
+    const Step& step = plan.step(k);
+    const StepSums<T> of_step(sums, step);
+    T *to_parent = sums.adj_precision(step.parent), *to_expert = sums.adj_precision(step.expert);
+    const T* children = step.slot < 0 ? nullptr : sums.adj_precision(step.slot);
+    const auto hand_down = [=](int64_t i, Natural<V> g) __attribute__((always_inline)) {
+      if (children != nullptr) {
+        g.precision += load(children + i);
+        g.weighted_mean += load(children + kBlock + i);
+      }
+      store(to_parent + i, load(to_parent + i) + g.precision);
+      store(to_parent + kBlock + i, load(to_parent + kBlock + i) + g.weighted_mean);
+      store(to_expert + i, load(to_expert + i) + g.precision);
+      store(to_expert + kBlock + i, load(to_expert + kBlock + i) + g.weighted_mean);
+    };
+    if (step.subset < 0) {
+      for (int64_t i = 0; i < n; i += kLanes<T>) hand_down(i, {V{}, V{}});
+      continue;
+    }
+    own(step.subset, [&](auto gradient) __attribute__((always_inline)) {
+      for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const Natural<V> q = of_step.at(i);
+        const V var = reciprocal(q.precision), mean = q.weighted_mean * var;
+        const Moments<V> g = gradient(i, lanes, mean, var, var - 1);
+        hand_down(i, {var * -fma(mean, g.mu, g.logvar), var * g.mu});
+      });
+    });
+  }
   for (int m = 0; m < row.count; ++m) {
-    x.mu[row.expert[m]] = static_cast<double>(widen(row.mu[m][i]));
-    x.logvar[row.expert[m]] = static_cast<double>(widen(row.logvar[m][i]));
-    x.precision[row.expert[m]] = ::exp(-x.logvar[row.expert[m]]);
+    const int e = row.expert[m];
+    S *grad_mu = out.mu[e].row(r) + d, *grad_logvar = out.logvar[e].row(r) + d;
+    const auto write = [&](auto alone) __attribute__((always_inline)) {
+      for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+        const V mu = load_as<T>(row.mu[m] + d + i, lanes), precision = load(sums.precision(e) + i);
+        const Moments<V> lone = alone(i, lanes, mu);
+        Moments<V> g =
+            natural_to_expert(precision, mu, load(sums.adj_precision(e) + i), load(sums.adj_weighted_mean(e) + i));
+        g.mu += lone.mu;
+        g.logvar += lone.logvar;
+        if (careful) {  // logvar = +inf: it said nothing
+          g.mu = precision == V{} ? V{} : g.mu;
+          g.logvar = precision == V{} ? V{} : g.logvar;
+        }
+        store_as(grad_mu + i, g.mu, lanes);
+        store_as(grad_logvar + i, g.logvar, lanes);
+      });
+    };
+    if (plan.lone[e] < 0) {
+      write([](int64_t, int, V) __attribute__((always_inline)) { return Moments<V>{V{}, V{}}; });
+    } else {
+      own(plan.lone[e], [&](auto gradient) __attribute__((always_inline)) {
+        write([&](int64_t i, int lanes, V mu) __attribute__((always_inline)) {
+          const V var_minus_1 = exp_minus_1(load_as<T>(row.logvar[m] + d + i, lanes));
+          return gradient(i, lanes, mu, var_minus_1 + 1, var_minus_1);
+        });
+      });
+    }
   }
 }
 

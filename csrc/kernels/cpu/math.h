@@ -31,6 +31,7 @@ struct Constants<float> {
   static constexpr float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr float exp_max = 88.7228394f, exp_min = -87.3f;
   static constexpr float huge = 1e30f;
+  static constexpr float smallest = 1.17549435e-38f, largest = 3.40282347e+38f;  // normal numbers
   static constexpr float exp_q[] = {4.999999345e-01f, 1.666652064e-01f, 4.166838793e-02f, 8.368715412e-03f,
                                     1.381459986e-03f};
   static constexpr float log_p[] = {3.333333171e-01f, -2.500082106e-01f, 2.000122667e-01f, -1.662335648e-01f,
@@ -49,6 +50,7 @@ struct Constants<double> {
   static constexpr double log2_e = 1.4426950408889634, ln2_high = 0.6931471803691238, ln2_low = 1.9082149292705877e-10;
   static constexpr double exp_max = 709.782712893384, exp_min = -708.4;
   static constexpr double huge = 1e300;
+  static constexpr double smallest = 2.2250738585072014e-308, largest = 1.7976931348623157e+308;
   static constexpr double exp_q[] = {1. / 2,       1. / 6,        1. / 24,        1. / 120,
                                      1. / 720,     1. / 5040,     1. / 40320,     1. / 362880,
                                      1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
@@ -108,6 +110,13 @@ static MMVAE_INLINE V exp(V x) {
   const ExpParts<V> p = exp_parts(bounded);
   const V y = scale_by_power(1 + (p.r + p.tail), p.n_plus_magic);
   return x > splat<V>(C::exp_max) ? splat<V>(static_cast<Element<V>>(INFINITY)) : y;
+}
+
+// e^x for x <= 0, or above it by no more than rounding: exp() without what larger x need.
+template <class V>
+static MMVAE_INLINE V exp_of_negative(V x) {
+  const ExpParts<V> p = exp_parts(larger(splat<V>(Constants<Element<V>>::exp_min), x));
+  return scale_by_power(1 + (p.r + p.tail), p.n_plus_magic);
 }
 
 // e^x together with e^x - 1 - x to full relative accuracy near 0 (for +inf: inf, inf).

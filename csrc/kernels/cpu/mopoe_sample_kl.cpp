@@ -1,124 +1,119 @@
 // The MoPoE step: mean KL over a row's available subsets and a sample of one of them. Nothing of size [S, B, D] exists.
 //
 // The KLs' logarithms are taken of products: one log for a hundred subsets and dimensions.
-// Floor with M experts: 4 (2M + 1) bytes an element forward; it is compute bound (about ten operations a subset).
+// Floor with M experts: 4 (2M + 1) bytes an element forward, 4 (4M + 2) backward; it is compute bound (about ten
+// operations a subset forward, twenty backward, and the noise).
 #include "lattice.h"
 #include "ops.h"
 
 namespace mmvae {
 namespace MMVAE_ISA {
 
-// The posterior z was drawn from.
+// Twice the sum of KLs to N(0, 1): mean^2 + var - 1, and a product whose logarithm belongs to it.
 template <class V>
-struct Chosen {
-  int64_t members;  // 0: none
-  V mean, var;
+struct KlSum {
+  V squares{};
+  LogProduct<V> precisions;
+
+  MMVAE_INLINE void add(const KlSum& other) {
+    squares += other.squares;
+    precisions.multiply(other.precisions);
+  }
+  MMVAE_INLINE double value() const { return static_cast<double>(sum(squares + precisions.log_of_product())); }
 };
 
-// Calls f(expert, gradient) for every observed expert.
-template <class V, class S, class F>
-static MMVAE_INLINE void expert_gradients(const Available& usable, const Observed<S>& row, const ExpertTerms<V>& x,
-                                          NodeSums<V>& sums, V grad_mean_kl, const Chosen<V>& chosen, V grad_z,
-                                          V sd_eps, F f) {
-  ExpertTerms<V> adjoint;
-  for (int m = 0; m < row.count; ++m) adjoint.mu[row.expert[m]] = adjoint.precision[row.expert[m]] = V{};
-  descend(usable, sums, grad_mean_kl, adjoint);
+template <bool careful, class V>
+static MMVAE_INLINE Moments<V> mean_and_var(const Natural<V>& q) {
+  const V var = reciprocal(q.precision), mean = q.weighted_mean * var;
+  if (!careful) return {mean, var};
+  return {q.precision == V{} ? V{} : mean, var};  // only experts that say nothing (logvar = +inf)
+}
+
+// Dims [d, d + n) of a row, n <= kBlock, with the sample of subset `chosen`; their share of the KLs' sum.
+template <bool careful, class S, class T>
+static MMVAE_INLINE KlSum<Vec<T>> sample_and_sum(const Plan& plan, const Sums<T>& sums, const Observed<S>& row,
+                                                 int64_t d, int64_t n, int chosen, const Arithmetic<S>* eps, S* z) {
+  using V = Vec<T>;
+  constexpr int L = kLanes<T>;
+  KlSum<V> total;
+  const auto sample = [&](int64_t i, int lanes, V mean, V var) __attribute__((always_inline)) {
+    store_as(z + i, fma(square_root(var), load_as<T>(eps + i, lanes), mean), lanes);
+  };
   for (int m = 0; m < row.count; ++m) {
-    const int e = row.expert[m];
-    Moments<V> g = natural_to_expert(x.precision[e], x.mu[e], adjoint.precision[e], adjoint.mu[e]);
-    if (usable.lone >> e & 1) {
-      const Moments<V> own = kl_adjoint(grad_mean_kl, x.mu[e], excess_variance(x.logvar[e]) + x.logvar[e]);
-      g.mu += own.mu;
-      g.logvar += own.logvar;
-    }
-    if (chosen.members >> e & 1) {
-      const Moments<V> sample = sample_adjoint(grad_z, sd_eps);
-      const Moments<V> own =
-          expert_adjoint(x.precision[e] * chosen.var, sample.mu, sample.logvar, x.mu[e], chosen.mean);
-      g.mu += own.mu;
-      g.logvar += own.logvar;
-    }
-    f(e, g);
+    const int lone = plan.lone[row.expert[m]];
+    if (lone < 0) continue;
+    for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+      const V mu = load_as<T>(row.mu[m] + d + i, lanes);
+      const ExpAndTail<V> var = exp_and_tail(load_as<T>(row.logvar[m] + d + i, lanes));
+      total.squares += fma(mu, mu, var.minus_1_minus_x);  // lanes past the end are 0: KL 0
+      if (lone == chosen) sample(i, lanes, mu, var.value);
+    });
   }
+  int visited = 0;
+  climb(plan, sums, n, [&](int s, auto at) __attribute__((always_inline)) {
+    const auto term = [&](int64_t i) __attribute__((always_inline)) {
+      const Natural<V> q = at(i);
+      const Moments<V> p = mean_and_var<careful>(q);
+      return Moments<V>{fma(p.mu, p.mu, p.logvar - 1), q.precision};
+    };
+    int64_t i = 0;
+    for (; i + 2 * L <= n; i += 2 * L) {
+      const Moments<V> a = term(i), b = term(i + L);
+      total.squares += a.mu + b.mu;
+      total.precisions.multiply(a.logvar * b.logvar);
+    }
+    for (; i < n; i += L) {
+      const Moments<V> a = term(i);
+      const int lanes = n - i < L ? static_cast<int>(n - i) : L;
+      total.squares += first(a.mu, lanes);
+      total.precisions.multiply(first(a.logvar, lanes, 1));
+    }
+    if (++visited % 8 == 0) total.precisions.fold();
+    if (s != chosen) return;
+    for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+      const Moments<V> p = mean_and_var<careful>(at(i));
+      sample(i, lanes, p.mu, p.logvar);
+    });
+  });
+  return total;
 }
 
 template <class S>
 void mopoe_sample_kl(const MoPoE<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
-  using V = Vec<S>;
   NoiseTile<T> noise;
-  Available usable(a.lattice);
-  NodeSums<V> sums(a.lattice.nodes);
-  NodeSums<double> scalar_sums(a.lattice.nodes);
-  ExpertTerms<V> x;
-  ExpertTerms<double> scalar_x;
-  const auto choose = [&](int64_t r) {
-    return usable.listed == 0 ? int64_t{-1} : usable.index[choose_component(*a.seed, r, usable.listed)];
-  };
+  Plan plan(a.lattice, a.experts.count);
+  const BlockSums<S> sums(plan, a.experts.count, false);
   for (int64_t r = begin; r < end; ++r) {
+    plan.look_at(Observed<S>(a.experts, r, 0));
     a.kl[r] = 0;
-    if (a.dim > 0) continue;  // else there are no tiles to choose in
-    usable.look_at(Observed<S>(a.experts, r, 0));
-    a.subset[r] = choose(r);
+    a.subset[r] = plan.listed == 0 ? -1 : plan.usable(choose_component(*a.seed, r, plan.listed));
   }
   for_tiles(begin, end, a.dim, [&](int64_t r0, int64_t r1, int64_t d0, int64_t d1) {
     noise.fill(r0, r1, d0, d1, 0, *a.seed);
     for (int64_t r = r0; r < r1; ++r) {
       const Observed<S> row(a.experts, r, d0);
-      usable.look_at(row);
       const T* eps = noise.row(r);
       S* z = a.z + r * a.dim + d0;
-      a.subset[r] = choose(r);
       if (a.subset[r] < 0) {  // nothing to go by: the prior
         for_lanes<S>(d1 - d0, [&](int64_t i, int n) __attribute__((always_inline)) { store(z + i, load(eps + i), n); });
         continue;
       }
-      const int chosen = a.lattice.node[a.subset[r]];
-      V squares{};  // sum of mean^2 + var - 1 (lone experts: - logvar) over subsets and dimensions
-      LogProduct<V> precisions;
-      double scalar_kl = 0;
-      for_lanes<S>(d1 - d0, [&](int64_t i, int n) __attribute__((always_inline)) {
-        if (!load_experts(row, i, n, x)) {
-          for (int lane = 0; lane < n; ++lane) {
-            load_scalars(row, i + lane, scalar_x);
-            climb(usable, scalar_x, scalar_sums);
-            for (int s = 0; s < usable.listed; ++s) {
-              const int node = a.lattice.node[usable.index[s]];
-              const double t = precision_of(usable, scalar_sums, node);
-              const double mean = t == 0 ? 0 : scalar_sums.weighted_mean[node] / t;
-              if (t == 0) {
-                scalar_kl = static_cast<double>(INFINITY);  // an uninformative posterior is infinitely far from N(0, I)
-              } else {
-                scalar_kl += mean * mean + 1 / t - 1 + ::log(t);
-              }
-              if (node == chosen)
-                z[i + lane] = narrow<S>(static_cast<T>(mean + ::sqrt(1 / t) * static_cast<double>(eps[i + lane])));
-            }
+      plan.look_at(row);
+      KlSum<Vec<S>> kl;
+      double careful_kl = 0;
+      for_blocks(d1 - d0, [&](int64_t d, int64_t n) {
+        const int chosen = static_cast<int>(a.subset[r]);
+        sums.with(row, d, n, [&](const auto& block, auto careful) __attribute__((always_inline)) {
+          const auto share = sample_and_sum<careful.value>(plan, block, row, d, n, chosen, eps + d, z + d);
+          if constexpr (careful.value) {
+            careful_kl += share.value();
+          } else {
+            kl.add(share);
           }
-          return;
-        }
-        climb(usable, x, sums);
-        V tile_squares{};
-        LogProduct<V> tile_precisions;
-        for (int s = 0; s < usable.joint; ++s) {
-          const int node = usable.joint_node[s];
-          const V t = precision_of(usable, sums, node);
-          const V var = 1 / t, mean = sums.weighted_mean[node] * var;
-          tile_squares += fma(mean, mean, var - 1);
-          tile_precisions.multiply(first(t, n, 1));  // lanes past the end multiply by 1
-          if (s % 64 == 63) tile_precisions.fold();
-        }
-        for (int m = 0; m < row.count; ++m) {
-          const int e = row.expert[m];
-          if (usable.lone >> e & 1) tile_squares += fma(x.mu[e], x.mu[e], excess_variance(x.logvar[e]));
-        }
-        const V var = 1 / precision_of(usable, sums, chosen);
-        store(z + i, fma(square_root(var), load(eps + i), sums.weighted_mean[chosen] * var), n);
-        squares += first(tile_squares, n);
-        precisions.multiply(tile_precisions);
+        });
       });
-      const double total = static_cast<double>(sum(squares + precisions.log_of_product())) + scalar_kl;
-      a.kl[r] += static_cast<T>(0.5 * total / usable.listed);
+      a.kl[r] += static_cast<T>(0.5 * (kl.value() + careful_kl) / plan.listed);
       if (d1 == a.dim && a.kl[r] < 0) a.kl[r] = 0;  // rounding, near the prior
     }
   });
@@ -127,71 +122,42 @@ void mopoe_sample_kl(const MoPoE<S>& a, int64_t begin, int64_t end) {
 template <class S>
 void mopoe_sample_kl_backward(const MoPoEBackward<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
-  using V = Vec<S>;
-  Available usable(a.lattice);
-  NodeSums<V> sums(a.lattice.nodes);
-  NodeSums<double> scalar_sums(a.lattice.nodes);
-  ExpertTerms<V> x;
-  ExpertTerms<double> scalar_x;
   NoiseTile<T> noise;
+  Plan plan(a.lattice, a.experts.count);
+  const BlockSums<S> sums(plan, a.experts.count, true);
   for (int64_t r = begin; r < end; ++r) {
-    usable.look_at(Observed<S>(a.experts, r, 0));
-    for (int m = 0; m < a.experts.count; ++m) {
-      if (usable.listed > 0 && (usable.observed >> m & 1)) continue;
-      memset(a.out.mu[m].row(r), 0, a.dim * sizeof(S));
-      memset(a.out.logvar[m].row(r), 0, a.dim * sizeof(S));
-    }
-    if (usable.listed == 0) continue;
-    const T grad_mean_kl = a.grad_kl == nullptr ? T(0) : a.grad_kl[r] / usable.listed;
-    const int node = a.grad_z == nullptr || a.subset[r] < 0 ? 0 : a.lattice.node[a.subset[r]];
-    const int64_t members = a.lattice.bits[node];
-    for_runs(a.dim, [&](int64_t d, int64_t n) {
-      const Observed<S> row(a.experts, r, d);
-      bool drawn = false;
-      const auto redrawn = [&]() {  // this run's noise, drawn at most once
-        if (!drawn) noise.fill(r, r + 1, d, d + n, 0, *a.seed);
-        drawn = true;
-        return noise.row(r);
-      };
-      for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-        const int64_t at = r * a.dim + d + i;
-        if (!load_experts(row, i, lanes, x)) {
-          for (int lane = 0; lane < lanes; ++lane) {
-            load_scalars(row, i + lane, scalar_x);
-            climb(usable, scalar_x, scalar_sums);
-            Chosen<double> chosen{members, 0, 0};
-            double grad_z = 0, sd_eps = 0;
-            if (members != 0) {
-              chosen.var = 1 / precision_of(usable, scalar_sums, node);
-              chosen.mean = scalar_sums.weighted_mean[node] * chosen.var;
-              grad_z = static_cast<double>(widen(a.grad_z[at + lane]));
-              sd_eps = ::sqrt(chosen.var) * static_cast<double>(redrawn()[i + lane]);
-            }
-            expert_gradients(usable, row, scalar_x, scalar_sums, static_cast<double>(grad_mean_kl), chosen, grad_z,
-                             sd_eps, [&](int e, Moments<double> g) {
-                               if (scalar_x.precision[e] == 0) g = {0, 0};  // it said nothing
-                               a.out.mu[e].row(r)[d + i + lane] = narrow<S>(static_cast<T>(g.mu));
-                               a.out.logvar[e].row(r)[d + i + lane] = narrow<S>(static_cast<T>(g.logvar));
-                             });
+    const Observed<S> row(a.experts, r, 0);
+    plan.look_at(row);
+    clear_gradients(a.experts, a.out, r, a.dim, plan.listed == 0);
+    if (plan.listed == 0) continue;
+    for_blocks(a.dim, [&](int64_t d, int64_t n) {
+      sums.with(row, d, n, [&](const auto& block, auto careful) __attribute__((always_inline)) {
+        using A = typename std::decay_t<decltype(block)>::Scalar;
+        using V = Vec<A>;
+        const V grad_kl = splat<V>(a.grad_kl == nullptr ? A(0) : static_cast<A>(a.grad_kl[r]) / plan.listed);
+        const auto kl_gradient = [&](int64_t, int, V mean, V, V var_minus_1)
+                                     __attribute__((always_inline)) { return kl_adjoint(grad_kl, mean, var_minus_1); };
+        bool drawn = false;
+        const auto redrawn = [&]() {  // this block's noise, drawn at most once
+          if (!drawn) noise.fill(r, r + 1, d, d + n, 0, *a.seed);
+          drawn = true;
+          return noise.row(r);
+        };
+        descend<careful.value>(plan, block, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
+          if (a.grad_z == nullptr || s != a.subset[r]) {
+            each(kl_gradient);
+            return;
           }
-          return;
-        }
-        climb(usable, x, sums);
-        Chosen<V> chosen{members, V{}, V{}};
-        V grad_z{}, sd_eps{};
-        if (members != 0) {
-          chosen.var = 1 / precision_of(usable, sums, node);
-          chosen.mean = sums.weighted_mean[node] * chosen.var;
-          grad_z = load(a.grad_z + at, lanes);
-          const auto lost = chosen.var < chosen.mean * chosen.mean * static_cast<T>(1. / (1 << 2 * kLostBits));
-          sd_eps = kIsHalf<S> || any(lost) ? square_root(chosen.var) * load(redrawn() + i)
-                                           : load(a.z + at, lanes) - chosen.mean;
-        }
-        expert_gradients(usable, row, x, sums, splat<V>(grad_mean_kl), chosen, grad_z, sd_eps,
-                         [&](int e, const Moments<V>& g) __attribute__((always_inline)) {
-                           store(a.out.mu[e].row(r) + d + i, g.mu, lanes);
-                           store(a.out.logvar[e].row(r) + d + i, g.logvar, lanes);
-                         });
+          each([&](int64_t i, int lanes, V mean, V var, V var_minus_1) __attribute__((always_inline)) {
+            const int64_t at = r * a.dim + d + i;
+            const auto lost = var < mean * mean * static_cast<A>(1. / (1 << 2 * kLostBits));
+            const V sd_eps = careful || kIsHalf<S> || any(lost) ? square_root(var) * load_as<A>(redrawn() + i, lanes)
+                                                                : load_as<A>(a.z + at, lanes) - mean;
+            const Moments<V> kl = kl_adjoint(grad_kl, mean, var_minus_1);
+            const Moments<V> sample = sample_adjoint(load_as<A>(a.grad_z + at, lanes), sd_eps);
+            return Moments<V>{kl.mu + sample.mu, kl.logvar + sample.logvar};
+          });
+        });
       });
     });
   }

@@ -189,7 +189,7 @@ static MMVAE_INLINE void joint_adjoints(const PoEBackward<S>& a, const Observed<
 }
 
 // What the gradients of the joint (mu, logvar) mean for every expert; with samples, z and the KLs add to them first.
-template <class S, bool weighted>
+template <class S, bool weighted, bool with_expert_kl>
 static void to_experts(const PoEBackward<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
   using V = Vec<S>;
@@ -211,30 +211,42 @@ static void to_experts(const PoEBackward<S>& a, int64_t begin, int64_t end) {
     for_runs(a.dim, [&](int64_t d, int64_t n) {
       const T *joint_mu, *joint_logvar;
       joint_adjoints(a, row, weights, r, d, n, noise, run, joint_mu, joint_logvar);
-      for (int m = 0; m < row.count; ++m) {
-        const int expert = row.expert[m];
-        const S *mu = row.mu[m] + d, *logvar = row.logvar[m] + d;
-        S *out_mu = a.out.mu[expert].row(r) + d, *out_logvar = a.out.logvar[expert].row(r) + d;
-        const V grad_own_kl = splat<V>(a.grad_expert_kl == nullptr ? T(0) : a.grad_expert_kl[expert * a.rows + r]);
-        for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-          const V lv = load(logvar + i, lanes), own_mu = load(mu + i, lanes), mean = load(joint_mu + i, lanes);
-          const V joint = smaller(splat<V>(C::huge), load(joint_logvar + i, lanes));
-          const V w = weights.apply(weights.of(expert, d + i, lanes), exp(joint - lv));
-          Moments<V> g =
-              expert_adjoint(w, load(run.grad_mu.values + i), load(run.grad_logvar.values + i), own_mu, mean);
-          const auto silent = w == V{};  // no share, no gradient, even where the joint's is infinite
-          g.mu = silent ? V{} : g.mu;
-          g.logvar = silent ? V{} : g.logvar;
-          if (a.grad_expert_kl != nullptr) {
-            const FromExpert<V> q = from_expert<T>(mean, load(joint_logvar + i, lanes), own_mu, lv);
-            const Moments<V> kl = kl_adjoint(grad_own_kl, q.distance, exp_minus_1(q.log_ratio + q.log_ratio));
-            g.mu -= kl.mu * q.inverse_sd;
-            g.logvar -= fma(kl.mu, q.distance * static_cast<T>(0.5), kl.logvar);
+      for_blocks<S>(n, [&](int64_t block, int lanes, auto vectors) __attribute__((always_inline)) {
+        constexpr int U = decltype(vectors)::count;
+        V joint_mean[U], joint[U], grad_mu[U], grad_logvar[U];
+        for (int u = 0; u < U; ++u) {
+          const int64_t i = block + u * kLanes<S>;
+          joint_mean[u] = load(joint_mu + i, lanes);
+          joint[u] = smaller(splat<V>(C::huge), load(joint_logvar + i, lanes));
+          grad_mu[u] = load(run.grad_mu.values + i);
+          grad_logvar[u] = load(run.grad_logvar.values + i);
+        }
+        for (int m = 0; m < row.count; ++m) {
+          const int expert = row.expert[m];
+          const S *mu = row.mu[m] + d + block, *logvar = row.logvar[m] + d + block;
+          S *out_mu = a.out.mu[expert].row(r) + d + block, *out_logvar = a.out.logvar[expert].row(r) + d + block;
+#pragma GCC unroll 4
+          for (int u = 0; u < U; ++u) {
+            const int i = u * kLanes<S>;
+            const V lv = load(logvar + i, lanes), own_mu = load(mu + i, lanes);
+            const V share = weighted ? exp(joint[u] - lv) : exp_of_negative(joint[u] - lv);  // at most 1 unweighted
+            const V w = weights.apply(weights.of(expert, d + block + i, lanes), share);
+            Moments<V> g = expert_adjoint(w, grad_mu[u], grad_logvar[u], own_mu, joint_mean[u]);
+            const auto silent = w == V{};  // no share, no gradient, even where the joint's is infinite
+            g.mu = silent ? V{} : g.mu;
+            g.logvar = silent ? V{} : g.logvar;
+            if (with_expert_kl) {
+              const FromExpert<V> q = from_expert<T>(joint_mean[u], load(joint_logvar + block + i, lanes), own_mu, lv);
+              const Moments<V> kl = kl_adjoint(splat<V>(a.grad_expert_kl[expert * a.rows + r]), q.distance,
+                                               exp_minus_1(q.log_ratio + q.log_ratio));
+              g.mu -= kl.mu * q.inverse_sd;
+              g.logvar -= fma(kl.mu, q.distance * static_cast<T>(0.5), kl.logvar);
+            }
+            store(out_mu + i, g.mu, lanes);
+            store(out_logvar + i, g.logvar, lanes);
           }
-          store(out_mu + i, g.mu, lanes);
-          store(out_logvar + i, g.logvar, lanes);
-        });
-      }
+        }
+      });
     });
   }
 }
@@ -242,9 +254,11 @@ static void to_experts(const PoEBackward<S>& a, int64_t begin, int64_t end) {
 template <class S>
 void poe_backward(const PoEBackward<S>& a, int64_t begin, int64_t end) {
   if (a.weights != nullptr) {
-    to_experts<S, true>(a, begin, end);
+    to_experts<S, true, false>(a, begin, end);
+  } else if (a.grad_expert_kl != nullptr) {
+    to_experts<S, false, true>(a, begin, end);
   } else {
-    to_experts<S, false>(a, begin, end);
+    to_experts<S, false, false>(a, begin, end);
   }
 }
 

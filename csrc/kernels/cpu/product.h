@@ -44,9 +44,9 @@ struct Weights {
   }
 };
 
-// Joint mean and log-variance of dims [d, d + n) of the row, n <= kRun; f(i, lanes, Moments) gets them vector by
-// vector. Dimensions are taken run by run and within a run expert after expert: a few long streams at a time, which
-// caches and prefetchers handle far better than twenty short ones whose addresses often share their low bits.
+// Joint mean and log-variance of dims [d, d + n) of the row; f(i, lanes, Moments) gets them vector by vector.
+// Experts are read a block of vectors at a time, not vector by vector (twenty short streams whose addresses share their
+// low bits defeat caches and prefetchers) and not a long run at a time (then the sums would live in memory).
 // `first_dim` is where in the weights the row's pointers begin.
 template <class S, bool weighted, class F>
 static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmetic<S>, weighted>& weights,
@@ -58,35 +58,47 @@ static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmeti
     for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) { f(i, lanes, Moments<V>{V{}, V{}}); });
     return;
   }
-  Run<T> shift, total, weighted_mean;
-  // the smallest log-variance; at most `huge`, so that inf - inf cannot happen
-  for (int m = 0; m < row.count; ++m) {
-    const S* logvar = row.logvar[m] + d;
-    for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-      const V before = m > 0 ? load(shift.values + i) : splat<V>(prior ? T(0) : C::huge);
-      V own = load(logvar + i, lanes);
-      if (weighted) own = weights.of(row.expert[m], first_dim + d + i, lanes) == V{} ? splat<V>(C::huge) : own;
-      store(shift.values + i, smaller(own, before));
-    });
-  }
-  for (int m = 0; m < row.count; ++m) {
-    const S *mu = row.mu[m] + d, *logvar = row.logvar[m] + d;
-    for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-      const V s = load(shift.values + i);
-      const V precision =
-          weights.apply(weights.of(row.expert[m], first_dim + d + i, lanes), exp(s - load(logvar + i, lanes)));
-      const V sum_before = m > 0 ? load(total.values + i) : prior ? exp(s) : V{};
-      const V mean_before = m > 0 ? load(weighted_mean.values + i) : V{};
-      store(total.values + i, sum_before + precision);
-      store(weighted_mean.values + i, fma(precision, load(mu + i, lanes), mean_before));
-    });
-  }
-  for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-    const V sum = load(total.values + i);
-    const auto silent = sum == V{};  // only experts that say nothing (logvar = +inf)
-    const V safe = silent ? splat<V>(1) : sum;
-    const V logvar = silent ? splat<V>(static_cast<T>(INFINITY)) : load(shift.values + i) - log(safe);
-    f(i, lanes, Moments<V>{load(weighted_mean.values + i) / safe, logvar});
+  for_blocks<S>(n, [&](int64_t block, int lanes, auto vectors) __attribute__((always_inline)) {
+    constexpr int U = decltype(vectors)::count;
+    V shift[U], total[U], weighted_mean[U];
+    // the smallest log-variance; at most `huge`, so that inf - inf cannot happen
+    for (int u = 0; u < U; ++u) shift[u] = splat<V>(prior ? T(0) : C::huge);
+    for (int m = 0; m < row.count; ++m) {
+      const S* logvar = row.logvar[m] + d + block;
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) {
+        const int i = u * kLanes<S>;
+        V own = load(logvar + i, lanes);
+        if (weighted)
+          own = weights.of(row.expert[m], first_dim + d + block + i, lanes) == V{} ? splat<V>(C::huge) : own;
+        shift[u] = smaller(own, shift[u]);
+      }
+    }
+    for (int u = 0; u < U; ++u) {
+      total[u] = prior ? exp_of_negative(shift[u]) : V{};
+      weighted_mean[u] = V{};
+    }
+    for (int m = 0; m < row.count; ++m) {
+      const S *mu = row.mu[m] + d + block, *logvar = row.logvar[m] + d + block;
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) {
+        const int i = u * kLanes<S>;
+        V precision = exp_of_negative(shift[u] - load(logvar + i, lanes));
+        if (weighted) {
+          const V weight = weights.of(row.expert[m], first_dim + d + block + i, lanes);
+          precision = weights.apply(weight, precision);
+        }
+        total[u] += precision;
+        weighted_mean[u] = fma(precision, load(mu + i, lanes), weighted_mean[u]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      const auto silent = total[u] == V{};  // only experts that say nothing (logvar = +inf)
+      const V safe = silent ? splat<V>(1) : total[u];
+      const V logvar = silent ? splat<V>(static_cast<T>(INFINITY)) : shift[u] - log(safe);
+      f(block + u * kLanes<S>, lanes, Moments<V>{weighted_mean[u] / safe, logvar});
+    }
   });
 }
 

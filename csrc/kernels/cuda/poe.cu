@@ -198,8 +198,8 @@ static __global__ void __launch_bounds__(kBlock)
 #pragma unroll
             for (int i = 0; i < N; ++i) {
               const A share = exp(q.logvar[i] - logvar[i]);
-              // an expert that says nothing whatever its weight, or a product of such: no gradient
-              const bool silent = share == 0 || logvar[i] > huge<A>();
+              // an expert that says nothing whatever its weight, or a product that says nothing: no gradient
+              const bool silent = share == 0 || logvar[i] > huge<A>() || q.logvar[i] > huge<A>();
               sum[e][i] += silent ? A(0) : share * (q.grad_mu[i] * (mu[i] - q.mu[i]) - q.grad_logvar[i]);
             }
           }

@@ -1,0 +1,57 @@
+"""The examples run, and show what they say they show. (Their times are printed, never tested.)"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def drop_in():
+    pytest.importorskip("sklearn")
+    before = torch.get_num_threads()
+    yield load("drop_in")
+    torch.set_num_threads(before)
+
+
+def test_drop_in(drop_in, capsys):
+    """Our functions move a training curve by no more than a change of seed does, and about as much as other noise."""
+    results = drop_in.main(["--epochs", "4", "--seeds", "3", "--latent", "16", "--hidden", "32"])
+    for name in ("swapped", "fused"):
+        assert 0 < results[name]["change"] <= results["seed"]["change"]
+        assert results[name]["change"] < 3 * results["noise"]["change"]
+    out = capsys.readouterr().out
+    assert out.count("no more than a seed") == 2 and "MORE" not in out
+
+
+def test_drop_in_variants_agree(drop_in):
+    """Given z, the three compute the same KL and gradients; only the noise differs."""
+    image, label, observed = (t[:32] for t in drop_in.load())
+    assert observed.any(1).all() and not observed.all(0).any()
+    results = []
+    for fusion in drop_in.VARIANTS.values():
+
+        def means(mus, logvars, mask, fusion=fusion):  # the KL of a fusion, its noise left out
+            _, kl = fusion(mus, logvars, mask)
+            return torch.zeros_like(mus[0]), kl
+
+        torch.manual_seed(0)
+        model = drop_in.MVAE(8, 16, means)
+        loss = model.loss(image, label, observed)
+        loss.backward()
+        results.append([loss, model.image_encoder[0].weight.grad, model.label_encoder.weight.grad])
+    for other in results[1:]:
+        for a, e in zip(other, results[0], strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-6)
