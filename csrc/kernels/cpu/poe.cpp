@@ -211,11 +211,11 @@ static void to_experts(const PoEBackward<S>& a, int64_t begin, int64_t end) {
     for_runs(a.dim, [&](int64_t d, int64_t n) {
       const T *joint_mu, *joint_logvar;
       joint_adjoints(a, row, weights, r, d, n, noise, run, joint_mu, joint_logvar);
-      for_blocks<S>(n, [&](int64_t block, int lanes, auto vectors) __attribute__((always_inline)) {
+      for_groups<S>(n, [&](int64_t group, int lanes, auto vectors) __attribute__((always_inline)) {
         constexpr int U = decltype(vectors)::count;
         V joint_mean[U], joint[U], grad_mu[U], grad_logvar[U];
         for (int u = 0; u < U; ++u) {
-          const int64_t i = block + u * kLanes<S>;
+          const int64_t i = group + u * kLanes<S>;
           joint_mean[u] = load(joint_mu + i, lanes);
           joint[u] = smaller(splat<V>(C::huge), load(joint_logvar + i, lanes));
           grad_mu[u] = load(run.grad_mu.values + i);
@@ -223,20 +223,20 @@ static void to_experts(const PoEBackward<S>& a, int64_t begin, int64_t end) {
         }
         for (int m = 0; m < row.count; ++m) {
           const int expert = row.expert[m];
-          const S *mu = row.mu[m] + d + block, *logvar = row.logvar[m] + d + block;
-          S *out_mu = a.out.mu[expert].row(r) + d + block, *out_logvar = a.out.logvar[expert].row(r) + d + block;
+          const S *mu = row.mu[m] + d + group, *logvar = row.logvar[m] + d + group;
+          S *out_mu = a.out.mu[expert].row(r) + d + group, *out_logvar = a.out.logvar[expert].row(r) + d + group;
 #pragma GCC unroll 4
           for (int u = 0; u < U; ++u) {
             const int i = u * kLanes<S>;
             const V lv = load(logvar + i, lanes), own_mu = load(mu + i, lanes);
             const V share = weighted ? exp(joint[u] - lv) : exp_of_negative(joint[u] - lv);  // at most 1 unweighted
-            const V w = weights.apply(weights.of(expert, d + block + i, lanes), share);
+            const V w = weights.apply(weights.of(expert, d + group + i, lanes), share);
             Moments<V> g = expert_adjoint(w, grad_mu[u], grad_logvar[u], own_mu, joint_mean[u]);
             const auto silent = w == V{};  // no share, no gradient, even where the joint's is infinite
             g.mu = silent ? V{} : g.mu;
             g.logvar = silent ? V{} : g.logvar;
             if (with_expert_kl) {
-              const FromExpert<V> q = from_expert<T>(joint_mean[u], load(joint_logvar + block + i, lanes), own_mu, lv);
+              const FromExpert<V> q = from_expert<T>(joint_mean[u], load(joint_logvar + group + i, lanes), own_mu, lv);
               const Moments<V> kl = kl_adjoint(splat<V>(a.grad_expert_kl[expert * a.rows + r]), q.distance,
                                                exp_minus_1(q.log_ratio + q.log_ratio));
               g.mu -= kl.mu * q.inverse_sd;

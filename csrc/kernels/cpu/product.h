@@ -45,7 +45,7 @@ struct Weights {
 };
 
 // Joint mean and log-variance of dims [d, d + n) of the row; f(i, lanes, Moments) gets them vector by vector.
-// Experts are read a block of vectors at a time, not vector by vector (twenty short streams whose addresses share their
+// Experts are read a group of vectors at a time, not vector by vector (twenty short streams whose addresses share their
 // low bits defeat caches and prefetchers) and not a long run at a time (then the sums would live in memory).
 // `first_dim` is where in the weights the row's pointers begin.
 template <class S, bool weighted, class F>
@@ -58,19 +58,19 @@ static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmeti
     for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) { f(i, lanes, Moments<V>{V{}, V{}}); });
     return;
   }
-  for_blocks<S>(n, [&](int64_t block, int lanes, auto vectors) __attribute__((always_inline)) {
+  for_groups<S>(n, [&](int64_t group, int lanes, auto vectors) __attribute__((always_inline)) {
     constexpr int U = decltype(vectors)::count;
     V shift[U], total[U], weighted_mean[U];
     // the smallest log-variance; at most `huge`, so that inf - inf cannot happen
     for (int u = 0; u < U; ++u) shift[u] = splat<V>(prior ? T(0) : C::huge);
     for (int m = 0; m < row.count; ++m) {
-      const S* logvar = row.logvar[m] + d + block;
+      const S* logvar = row.logvar[m] + d + group;
 #pragma GCC unroll 4
       for (int u = 0; u < U; ++u) {
         const int i = u * kLanes<S>;
         V own = load(logvar + i, lanes);
         if (weighted)
-          own = weights.of(row.expert[m], first_dim + d + block + i, lanes) == V{} ? splat<V>(C::huge) : own;
+          own = weights.of(row.expert[m], first_dim + d + group + i, lanes) == V{} ? splat<V>(C::huge) : own;
         shift[u] = smaller(own, shift[u]);
       }
     }
@@ -79,13 +79,13 @@ static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmeti
       weighted_mean[u] = V{};
     }
     for (int m = 0; m < row.count; ++m) {
-      const S *mu = row.mu[m] + d + block, *logvar = row.logvar[m] + d + block;
+      const S *mu = row.mu[m] + d + group, *logvar = row.logvar[m] + d + group;
 #pragma GCC unroll 4
       for (int u = 0; u < U; ++u) {
         const int i = u * kLanes<S>;
         V precision = exp_of_negative(shift[u] - load(logvar + i, lanes));
         if (weighted) {
-          const V weight = weights.of(row.expert[m], first_dim + d + block + i, lanes);
+          const V weight = weights.of(row.expert[m], first_dim + d + group + i, lanes);
           precision = weights.apply(weight, precision);
         }
         total[u] += precision;
@@ -97,7 +97,7 @@ static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmeti
       const auto silent = total[u] == V{};  // only experts that say nothing (logvar = +inf)
       const V safe = silent ? splat<V>(1) : total[u];
       const V logvar = silent ? splat<V>(static_cast<T>(INFINITY)) : shift[u] - log(safe);
-      f(block + u * kLanes<S>, lanes, Moments<V>{weighted_mean[u] / safe, logvar});
+      f(group + u * kLanes<S>, lanes, Moments<V>{weighted_mean[u] / safe, logvar});
     }
   });
 }

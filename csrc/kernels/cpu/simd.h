@@ -229,18 +229,18 @@ static MMVAE_INLINE void for_lanes(int64_t n, F f) {
   if (i < n) f(i, static_cast<int>(n - i));
 }
 
-// The same over blocks of kBlock vectors, then single ones: f(offset, lanes, vectors) where `vectors` is a constant, so
+// The same over groups of kGroup vectors, then single ones: f(offset, lanes, vectors) where `vectors` is a constant, so
 // that f can keep as many sums in registers while it goes from stream to stream.
-constexpr int kBlock = 4;
+constexpr int kGroup = 4;
 template <int n>
 struct Vectors {
   static constexpr int count = n;
 };
 
 template <class T, class F>
-static MMVAE_INLINE void for_blocks(int64_t n, F f) {
+static MMVAE_INLINE void for_groups(int64_t n, F f) {
   int64_t i = 0;
-  for (; i + kBlock * kLanes<T> <= n; i += kBlock * kLanes<T>) f(i, kLanes<T>, Vectors<kBlock>{});
+  for (; i + kGroup * kLanes<T> <= n; i += kGroup * kLanes<T>) f(i, kLanes<T>, Vectors<kGroup>{});
   for (; i + kLanes<T> <= n; i += kLanes<T>) f(i, kLanes<T>, Vectors<1>{});
   if (i < n) f(i, static_cast<int>(n - i), Vectors<1>{});
 }
