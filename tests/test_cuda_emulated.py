@@ -27,14 +27,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / part, folder / part, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", folder)
     build = folder / "build"
-    configure = ["cmake", "-S", ROOT, "-B", build, "-DMMVAE_FAST_EMULATE_CUDA=ON"]
+    configure = ["cmake", "-S", str(ROOT), "-B", str(build), "-DMMVAE_FAST_EMULATE_CUDA=ON"]
     for command in (
         [
             *configure,
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={folder / 'mmvae_fast'}",
         ],
-        ["cmake", "--build", build, "--parallel", "2", "--target", "_C"],
+        ["cmake", "--build", str(build), "--parallel", "2", "--target", "_C"],
     ):
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
