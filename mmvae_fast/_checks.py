@@ -171,7 +171,7 @@ def mixture(fn: str, z, mu, scale, mask, noise_family) -> None:
         _fail(fn, f"z is on {z.device}, expected {first.device} like mu")
     if z.dim() < 2 or z.shape[-2:] != first.shape[-2:]:
         rows, dim = first.shape[-2:]
-        _fail(fn, f"z has shape {_shape(z)}, expected [..., B, D] = [..., {rows}, {dim}] like mu")
+        _fail(fn, f"z has shape {_shape(z)}, expected [..., B, D] = [..., {rows}, {dim}] for these experts")
     if z.dtype != first.dtype:
         _fail(fn, f"z is {z.dtype}, expected {first.dtype} like mu")
 
@@ -242,14 +242,15 @@ def _scale(fn: str, params: Tensor, family: str, value) -> None:
         _fail(fn, f"scale is {came}, expected none: family={family!r} has no scale")
 
 
-def classes(fn: str, x: Tensor, count: int) -> None:
+def classes(fn: str, x: Tensor, params: Tensor) -> None:
     """Reads the data, so only where that costs no synchronisation and the values are at hand (elsewhere torch's own
     gather complains, less clearly)."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
     if x.numel() == 0:
         return
+    count = params.shape[-1]
     low, high = (int(v) for v in x.long().aminmax())
     if low < 0 or high >= count:
         worst = low if low < 0 else high
-        _fail(fn, f"x holds {worst}, expected classes 0 to {count - 1} (params has {count} logits each)")
+        _fail(fn, f"x holds {worst}, expected class indices from 0 to {count - 1} for params {_shape(params)}")

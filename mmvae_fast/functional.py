@@ -384,9 +384,11 @@ def _divergence(fn: str, family: str, mu: Any, logvar: Any, prior_mu: Any, prior
     prior_mu = None if prior_mu is None else priors[0]
     prior_logvar = None if prior_logvar is None else priors[-1]
     _checks.prior(fn, mu, prior_mu, prior_logvar)
-    # strides of 0 cost nothing, and autograd sums what expand repeats
+    # strides of 0 cost nothing, and autograd sums what expand repeats; dim() first: tuples of different lengths compare
+    # their elements, and a graph for any number of rows would be guarded against as many as dims
     prior_mu, prior_logvar = (
-        p if p is None or p.shape == mu.shape else p.expand(mu.shape) for p in (prior_mu, prior_logvar)
+        p if p is None or p.dim() == mu.dim() and p.shape == mu.shape else p.expand(mu.shape)
+        for p in (prior_mu, prior_logvar)
     )
     if not _records(fn, given):
         return _kl_ops(family)[0](mu, logvar, prior_mu, prior_logvar)

@@ -446,7 +446,7 @@ def log_likelihood(
         p = torch.where(per_row.unsqueeze(-1) if family == "categorical" else per_row, p, 0.0)
         s = torch.where(per_row, s, 1.0)
     if family == "categorical":
-        _checks.classes("log_likelihood", x, params.shape[-1])
+        _checks.classes("log_likelihood", x, params)
         log_p = torch.log_softmax(p, -1)
         index = x.long().unsqueeze(-1)
         terms = log_p.gather(-1, index.expand(*log_p.shape[:-1], 1)).squeeze(-1)

@@ -8,7 +8,7 @@ import zlib
 import pytest
 import torch
 from expert_cases import DEVICES, DTYPES, HALVES, LAYOUTS, TOLERANCE, assert_close, make_experts
-from function_cases import EXPERTS, FUNCTIONS, SEED, gradients, make_inputs
+from function_cases import EXPERTS, FUNCTIONS, SEED, allowed, gradients, make_inputs, summed_tolerance
 
 from mmvae_fast import functional, reference
 
@@ -26,8 +26,9 @@ def compare(fn, inputs, tolerance, what="", gradient_tolerance=None):
     for i, (a, e) in enumerate(zip(outputs, expected, strict=True)):
         assert_close(a, e, tolerance, f"output {i}, {what}")
     grads, expected_grads = gradients(outputs, inputs.tensors()), gradients(expected, twin.tensors())
+    gradient_tolerance = max(gradient_tolerance or tolerance, summed_tolerance(fn, grads[0].dtype))
     for i, (a, e) in enumerate(zip(grads, expected_grads, strict=True)):
-        assert_close(a, e, gradient_tolerance or tolerance, f"gradient {i}, {what}")
+        assert_close(a, e, gradient_tolerance, f"gradient {i}, {what}")
     return [*outputs, *grads], [*expected, *expected_grads]
 
 
@@ -39,7 +40,7 @@ def test_values_and_gradients(fn, dtype, device):
         for mask in ("none", "random", "bits") if fn in EXPERTS else ("none", "random"):
             seed = zlib.crc32(repr((shape, mask)).encode())
             inputs = make_inputs(fn, *shape, dtype=dtype, mask=mask, seed=seed, device=device)
-            compare(fn, inputs, TOLERANCE[dtype], f"{shape}, mask {mask}")
+            compare(fn, inputs, allowed(fn, dtype, shape[2]), f"{shape}, mask {mask}")
 
 
 @on_devices
@@ -48,7 +49,7 @@ def test_values_and_gradients(fn, dtype, device):
 def test_layouts(fn, dtype, device):
     for layout in LAYOUTS:
         inputs = make_inputs(fn, 3, 12, 20, dtype=dtype, layout=layout, mask="bits", device=device)
-        compare(fn, inputs, TOLERANCE[dtype], layout)
+        compare(fn, inputs, allowed(fn, dtype, 20), layout)
 
 
 @on_devices
@@ -64,11 +65,12 @@ def test_extreme_logvar(fn, dtype, device):
     with torch.no_grad():  # e^88.7 is the largest float32: around it either side may round to inf
         for logvar in logvars:
             if "expert_kl" in fn or ("_kl, " in fn and "prior" in fn.split(", ")[1]):
-                logvar.clamp_(-43, 43)  # the KL has ratios of variances
+                limit = 5 if dtype == torch.float16 else 43  # the KL has ratios of variances
+                logvar.clamp_(-limit, limit)
             elif "no prior" in fn or "kl" in fn or "subset" in fn:
                 logvar.clamp_(max=86)  # a KL beyond it is inf, and so are products of its gradient with tiny weights
             logvar[(logvar > 86) & (logvar < 90)] = 86
-    actual, expected = compare(fn, inputs, TOLERANCE[dtype], gradient_tolerance=10 * TOLERANCE[dtype])
+    actual, expected = compare(fn, inputs, allowed(fn, dtype, 37), gradient_tolerance=10 * allowed(fn, dtype, 37))
     if dtype != torch.float32:
         return
     # the largest element must not excuse the small ones: each by its own size, no worse than the twin in this type
@@ -370,12 +372,12 @@ def test_every_available_subset_is_drawn_equally_often():
 
 @pytest.mark.parametrize("fn", [fn for fn in EXPERTS if "chosen" in fn or not fn.startswith(("mopoe", "subset"))])
 def test_sixteen_experts(fn):
-    compare(fn, make_inputs(fn, 16, 3, 18, dtype=torch.float64, mask="random"), 1e-12)
+    compare(fn, make_inputs(fn, 16, 3, 18, dtype=torch.float64, mask="random"), allowed(fn, torch.float64, 18))
 
 
 @pytest.mark.parametrize("fn", ["poe_sample_kl", "mopoe_sample_kl", "subset_posteriors"])
 def test_more_experts_than_registers(fn):
-    compare(fn, make_inputs(fn, 9, 3, 18, dtype=torch.float64, mask="random"), 1e-12)
+    compare(fn, make_inputs(fn, 9, 3, 18, dtype=torch.float64, mask="random"), allowed(fn, torch.float64, 18))
 
 
 @on_devices
@@ -392,7 +394,7 @@ def test_every_output_alone(fn, device):
             grads = torch.autograd.grad(a, inputs.tensors(), weight.to(device), **options)
             exact = torch.autograd.grad(e, twin.tensors(), weight, **options)
             for g, h in zip(grads, exact, strict=True):
-                assert_close(g, h, 1e-12, f"output {i}")
+                assert_close(g, h, allowed(fn, torch.float64, 19), f"output {i}")
 
 
 @on_devices

@@ -12,7 +12,7 @@ WIDE, LONG = torch.zeros(4, 7), torch.zeros(5, 6)
 DOUBLE, INT, META = A.double(), A.long(), A.to("meta")
 MASK = torch.ones(4, 2, dtype=torch.bool)
 
-EXPERT_CALLS = ["product_of_experts", "poe_sample_kl", "mopoe_sample_kl"]
+EXPERT_CALLS = ["product_of_experts", "poe_sample_kl", "mopoe_sample_kl", "subset_posteriors"]
 
 BAD_EXPERTS = {
     "dims differ": (([A, WIDE], [A, B], None), r"mu\[1\] has shape \[4, 7\], expected \[4, 6\] like mu\[0\]"),
@@ -46,7 +46,7 @@ def test_experts(case, fn, module):
 
 
 @pytest.mark.parametrize("module", [functional, reference], ids=["kernel", "twin"])
-@pytest.mark.parametrize("fn", ["reparameterize", "gaussian_kl"])
+@pytest.mark.parametrize("fn", ["reparameterize", "gaussian_kl", "laplace_kl"])
 @pytest.mark.parametrize(
     "mu, logvar, sentence",
     [
@@ -79,6 +79,8 @@ def test_options(module):
         module.mopoe_sample_kl([A, A], [B, B], subsets=[1, 1])
     with pytest.raises(ValueError, match="non-empty list"):
         module.mopoe_sample_kl([A, A], [B, B], subsets=[])
+    with pytest.raises(ValueError, match="subset_posteriors: subsets holds 4"):
+        module.subset_posteriors([A, A], [B, B], subsets=[4])
     with pytest.raises(ValueError, match="at most 16"):
         module.mopoe_sample_kl([A] * 17, [B] * 17)
     with pytest.raises(ValueError, match=r"weights has shape \[3\], expected \[M\] = \[2\] or \[M, D\] = \[2, 6\]"):
@@ -98,23 +100,33 @@ def test_options(module):
 def test_raw_ops_check_too():
     """Called past the Python layer, the ops still refuse before a kernel starts."""
     ops, seed = torch.ops.mmvae_fast, torch.tensor([1])
-    z, joint_mu, joint_logvar, kl = ops.poe_sample_kl([A], [B], None, True, None, seed)
+    z, joint_mu, joint_logvar, kl, _ = ops.poe_sample_kl([A], [B], None, True, None, seed, False)
     with pytest.raises(ValueError, match="subsets holds 9, expected bitmasks from 1 to 3"):
         ops.mopoe_sample_kl([A, A], [B, B], None, [9], 1, seed)
     with pytest.raises(ValueError, match="names 1 twice"):
-        ops.mopoe_sample_kl([A, A], [B, B], None, [1, 1], 1, seed)
+        ops.subset_posteriors([A, A], [B, B], None, [1, 1], 1)
     with pytest.raises(ValueError, match=r"expected 0 \(none\)"):
         ops.mopoe_sample_kl([A], [B], None, None, 7, seed)
     with pytest.raises(ValueError, match="n_samples is -2"):
-        ops.reparameterize(A, B, seed, -2)
+        ops.reparameterize(A, B, seed, -2, 0)
+    with pytest.raises(ValueError, match=r"family is 2, expected 0 \(normal\) or 1 \(laplace\)"):
+        ops.reparameterize(A, B, seed, None, 2)
     with pytest.raises(ValueError, match="seed is torch.int64"):
-        ops.reparameterize(A, B, torch.zeros(2, dtype=torch.int64), None)
+        ops.reparameterize(A, B, torch.zeros(2, dtype=torch.int64), None, 0)
     with pytest.raises(ValueError, match="grad_kl has shape"):
-        ops.poe_sample_kl_backward(None, None, None, kl[:2], [A], [B], None, z, joint_mu, joint_logvar, seed)
+        ops.poe_sample_kl_backward(
+            None, None, None, kl[:2], None, [A], [B], None, True, z, joint_mu, joint_logvar, seed
+        )
     with pytest.raises(ValueError, match="subset holds -100000000, expected -1 to 0"):
         ops.mopoe_sample_kl_backward(None, kl, [A], [B], None, None, 1, z, torch.full((4,), -100000000), seed)
     with pytest.raises(ValueError, match="subset holds 5"):
         ops.mopoe_sample_kl_backward(None, kl, [A], [B], None, None, 1, z, torch.full((4,), 5), seed)
+    with pytest.raises(ValueError, match=r"z has shape \[4, 7\], expected \[..., B, D\]"):
+        ops.mixture_log_prob(WIDE, [A], [B], None, 0)
+    with pytest.raises(ValueError, match="family is 7, expected 0 to 3"):
+        ops.log_likelihood(A, B, None, 1.0, 7, 1, None)
+    with pytest.raises(ValueError, match="event_dims is 2, expected 0 to 1"):
+        ops.log_likelihood(A, B, None, 1.0, 0, 2, None)
 
 
 @pytest.mark.parametrize(
@@ -151,17 +163,18 @@ def test_raw_ops_check_too():
         ),
         (
             {"x": torch.full((4, 3), 5), "params": torch.zeros(4, 3, 5), "family": "categorical"},
-            "x holds 5, expected classes 0 to 4",
+            "x holds 5, expected class indices from 0 to 4",
         ),
         (
             {"x": torch.full((4, 3), -1), "params": torch.zeros(4, 3, 5), "family": "categorical"},
-            "x holds -1, expected classes 0 to 4",
+            "x holds -1, expected class indices from 0 to 4",
         ),
     ],
 )
-def test_log_likelihood(kwargs, sentence):
-    with pytest.raises((ValueError, TypeError), match=sentence):
-        functional.log_likelihood(kwargs.pop("x"), kwargs.pop("params"), **kwargs)
+@pytest.mark.parametrize("module", [functional, reference], ids=["kernel", "twin"])
+def test_log_likelihood(kwargs, sentence, module):
+    with pytest.raises((ValueError, TypeError), match="mmvae_fast.log_likelihood: .*" + sentence):
+        module.log_likelihood(**kwargs)
 
 
 def test_categorical_classes_of_missing_rows_are_not_looked_at():
@@ -174,7 +187,7 @@ def test_categorical_classes_of_missing_rows_are_not_looked_at():
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"z": torch.zeros(4, 2)}, r"z has shape \[4, 2\], expected \[..., B, D\] = \[..., 4, 3\] like mu"),
+        ({"z": torch.zeros(4, 2)}, r"z has shape \[4, 2\], expected \[..., B, D\] = \[..., 4, 3\] for"),
         ({"z": torch.zeros(3)}, r"z has shape \[3\]"),
         ({"z": torch.zeros(4, 3).double()}, "z is torch.float64, expected torch.float32 like mu"),
         ({"scale": [torch.ones(4, 3), torch.ones(4, 2)]}, r"scale\[1\] has shape \[4, 2\], expected \[4, 3\]"),
@@ -184,14 +197,16 @@ def test_categorical_classes_of_missing_rows_are_not_looked_at():
         ({"family": "cauchy"}, "family is 'cauchy', expected 'normal' or 'laplace'"),
     ],
 )
-def test_mixture_log_prob(change, sentence):
+@pytest.mark.parametrize("module", [functional, reference], ids=["kernel", "twin"])
+def test_mixture_log_prob(change, sentence, module):
     call = {"z": torch.zeros(4, 3), "mu": [torch.zeros(4, 3)] * 2, "scale": [torch.ones(4, 3)] * 2, **change}
     with pytest.raises((ValueError, TypeError), match="mixture_log_prob: " + sentence):
-        reference.mixture_log_prob(**call)
+        module.mixture_log_prob(**call)
 
 
+@pytest.mark.parametrize("module", [functional, reference], ids=["kernel", "twin"])
 @pytest.mark.parametrize("fn", ["gaussian_kl", "laplace_kl"])
-def test_prior(fn):
+def test_prior(fn, module):
     mu = torch.zeros(4, 3)
     for prior, sentence in (
         (torch.zeros(4, 1, 3), r"prior_mu has shape \[4, 1, 3\], expected one that broadcasts to \[4, 3\] like mu"),
@@ -199,17 +214,18 @@ def test_prior(fn):
         (0.5, "prior_mu is a float, expected a tensor"),
     ):
         with pytest.raises((ValueError, TypeError), match=f"{fn}: {sentence}"):
-            getattr(reference, fn)(mu, mu, prior)
+            getattr(module, fn)(mu, mu, prior)
 
 
-def test_families_and_weights():
+@pytest.mark.parametrize("module", [functional, reference], ids=["kernel", "twin"])
+def test_families_and_weights(module):
     mu = torch.zeros(2, 4, 3)
     with pytest.raises(ValueError, match="reparameterize: family is 'cauchy', expected 'normal' or 'laplace'"):
-        reference.reparameterize(mu, mu, family="cauchy")
+        module.reparameterize(mu, mu, family="cauchy")
     for weights, sentence in (
         (torch.ones(3), r"weights has shape \[3\], expected \[M\] = \[2\] or \[M, D\] = \[2, 3\]"),
         (torch.ones(2).double(), "weights is torch.float64, expected torch.float32 like mu"),
         ([1.0, 1.0], "weights is a list, expected a tensor"),
     ):
         with pytest.raises((ValueError, TypeError), match=f"product_of_experts: {sentence}"):
-            functional.product_of_experts(mu, mu, weights=weights)
+            module.product_of_experts(mu, mu, weights=weights)

@@ -69,8 +69,19 @@ def test_ops_draw_the_same_noise():
     assert np.array_equal(functional.mopoe_sample_kl([zero] * 2, [zero] * 2, nothing, seed=99).z.numpy(), native_noise)
 
 
+@pytest.mark.parametrize("dim", [1, 4, 5, 64, 100, 2049])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_laplace_noise_is_the_reference_noise(dim, dtype):
+    zero = torch.zeros(7, dim, dtype=dtype)
+    mine = functional.reparameterize(zero, zero, 2, family="laplace", seed=42)
+    twin = reference.philox_laplace(42, 7, dim, 2, dtype=dtype)
+    assert (mine - twin).abs().max() <= (2e-6 if dtype == torch.float32 else 2e-14)
+
+
 def test_a_row_does_not_depend_on_the_batch():
     mu = torch.randn(100, 24)
+    laplace = functional.reparameterize(mu, mu, family="laplace", seed=5)
+    assert torch.equal(functional.reparameterize(mu[:13], mu[:13], family="laplace", seed=5), laplace[:13])
     whole = functional.reparameterize(mu, mu, seed=5)
     assert torch.equal(functional.reparameterize(mu[:13], mu[:13], seed=5), whole[:13])
     assert torch.equal(functional.reparameterize(mu.view(4, 25, 24), mu.view(4, 25, 24), seed=5).view(100, 24), whole)
@@ -131,42 +142,59 @@ def test_native_bad_input(arguments, error):
 
 
 N = 2**20
+SEED = 20240229
+# distribution; standard errors of its first four moments, times sqrt(N); the largest number 24-bit uniforms give
+FAMILIES = {
+    "normal": (scipy.stats.norm, [1, 2**0.5, 15**0.5, 96**0.5], 5.78),  # sqrt(-2 ln 2^-24)
+    "laplace": (scipy.stats.laplace, [2**0.5, 20**0.5, 720**0.5, 39744**0.5], 15.95),  # -ln 2^-23
+}
 
 
-@pytest.fixture(scope="module")
-def normals() -> np.ndarray:
-    return native.philox_normal(20240229, N // 64, 64).astype(np.float64)
+def draw(family, seed=SEED, n_samples=None):
+    zero = torch.zeros(N // 64, 64)
+    return functional.reparameterize(zero, zero, n_samples, family=family, seed=seed).double().numpy()
 
 
-def test_moments(normals):
-    x = normals.ravel()
-    moments = [x.mean(), (x**2).mean() - 1, (x**3).mean(), (x**4).mean() - 3]
-    errors = [1, math.sqrt(2), math.sqrt(15), math.sqrt(96)]  # standard errors times sqrt(N)
-    for moment, error in zip(moments, errors, strict=True):
-        assert abs(moment) < 5 * error / math.sqrt(N)
+@pytest.fixture(scope="module", params=FAMILIES)
+def noise(request):
+    """The family's name, its properties, and a million numbers of it."""
+    return request.param, *FAMILIES[request.param], draw(request.param)
 
 
-def test_distribution(normals):
-    x = normals.ravel()
-    assert scipy.stats.kstest(x, "norm").pvalue > 1e-3
-    assert scipy.stats.kstest(x[::7], "norm").pvalue > 1e-3  # overlapping counters would show here
-    counts, _ = np.histogram(scipy.stats.norm.cdf(x), bins=256, range=(0, 1))
+def test_moments(noise):
+    _, distribution, errors, _, x = noise
+    for k, error in zip((1, 2, 3, 4), errors, strict=True):
+        assert abs((x**k).mean() - distribution.moment(k)) < 5 * error / math.sqrt(N)
+
+
+def test_distribution(noise):
+    _, distribution, _, largest, x = noise
+    x = x.ravel()
+    assert scipy.stats.kstest(x, distribution.cdf).pvalue > 1e-3
+    assert scipy.stats.kstest(x[::7], distribution.cdf).pvalue > 1e-3  # overlapping counters would show here
+    counts, _ = np.histogram(distribution.cdf(x), bins=256, range=(0, 1))
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
-    assert np.abs(x).max() < 5.78  # sqrt(-2 ln 2^-24)
+    assert np.abs(x).max() < largest
 
 
-def test_the_two_halves_of_box_muller_are_independent(normals):
-    even, odd = (scipy.stats.norm.cdf(normals.ravel()[k::2]) for k in (0, 1))
-    counts, _, _ = np.histogram2d(even, odd, bins=16, range=[[0, 1], [0, 1]])
+@pytest.mark.parametrize("lanes", [(0, 1), (2, 3), (0, 2), (1, 2), (0, 3)], ids=str)
+def test_the_lanes_of_a_counter_are_independent(noise, lanes):
+    """Above all the two halves of Box-Muller."""
+    _, distribution, _, _, x = noise
+    a, b = (distribution.cdf(x.ravel()[k::4]) for k in lanes)
+    counts, _, _ = np.histogram2d(a, b, bins=16, range=[[0, 1], [0, 1]])
     assert scipy.stats.chisquare(counts.ravel()).pvalue > 1e-3
 
 
-def test_no_correlation(normals):
-    x = normals.ravel()
-    for lag in [*range(1, 9), 64]:
-        assert abs((x[:-lag] * x[lag:]).mean()) < 5 / math.sqrt(N)
-    neighbour = native.philox_normal(20240230, N // 64, 64).ravel()
-    other_sample = native.philox_normal(20240229, N // 64, 64, 2)[1].ravel()
-    other_stream = native.philox_normal(20240229, N // 64, 64, None, 1).ravel()
-    for y in (neighbour, other_sample, other_stream):
-        assert abs((x * y).mean()) < 5 / math.sqrt(N)
+def test_no_correlation(noise):
+    """Between dimensions, rows, samples, streams and neighbouring seeds: neither of the numbers nor of their sizes."""
+    family, distribution, _, _, x = noise
+    seeds = {SEED: [SEED + 1, SEED - 1], 0: [1, -1], 2**63 - 1: [-(2**63), 2**63 - 2], -5: [-6, 5]}
+    pairs = [(x.ravel()[:-lag], x.ravel()[lag:]) for lag in [*range(1, 9), 64, 128]]
+    pairs += [(x, draw(family, n_samples=2)[1])]
+    pairs += [(draw(family, seed), draw(family, other)) for seed, others in seeds.items() for other in others]
+    if family == "normal":
+        pairs += [(x, native.philox_normal(SEED, N // 64, 64, None, 1))]
+    for a, b in pairs:
+        for f in (lambda t: t, lambda t: np.abs(t) - np.abs(x).mean()):
+            assert abs((f(a) * f(b)).mean()) < 5 * distribution.var() / math.sqrt(a.size)

@@ -18,6 +18,7 @@ class Arguments:
 
     differentiable: dict[str, Tensor]
     fixed: dict[str, Tensor]
+    words: dict[str, str]  # the shapes of the differentiable, as make_arguments reads them
 
     def __getitem__(self, name: str) -> Tensor | None:
         return self.differentiable.get(name, self.fixed.get(name))
@@ -33,13 +34,14 @@ class Arguments:
         fixed = {k: t for k, t in self.fixed.items() if k != "mask"}
         if mask is not None:
             fixed["mask"] = mask
-        return Arguments(dict(zip(self.differentiable, tensors, strict=True)), fixed)
+        return Arguments(dict(zip(self.differentiable, tensors, strict=True)), fixed, self.words)
 
     def to(self, dtype: torch.dtype, requires_grad: bool = True) -> Arguments:
         """Fresh leaves on the CPU with the same values (and contiguous strides)."""
         return Arguments(
             {k: leaf(t, dtype, requires_grad) for k, t in self.differentiable.items()},
             {k: leaf(t, dtype if t.is_floating_point() else t.dtype, False) for k, t in self.fixed.items()},
+            self.words,
         )
 
 
@@ -89,6 +91,7 @@ def make_arguments(
     arguments = Arguments(
         {name: make(name, word) for name, word in differentiable.items()},
         {name: make(name, word).detach() for name, word in fixed.items() if name != "mask"},
+        differentiable,
     )
     if observed is not None:
         arguments.fixed["mask"] = observed.to(device)
