@@ -20,8 +20,8 @@ NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc")
 
 
-def succeed(*command: str, env: dict[str, str] | None = None) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+def succeed(*command: str | Path, env: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=cwd)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-6000:]
     return result.stdout
 
@@ -114,4 +114,4 @@ def test_a_torch_without_cuda_leaves_it_alone(library: Path, tmp_path: Path) -> 
         assert "built, not loaded: this torch has no CUDA" in doctor.as_text(found)
     """
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    succeed(sys.executable, "-W", "ignore", "-c", "if True:" + code, env=environment)
+    succeed(sys.executable, "-W", "ignore", "-c", "if True:" + code, env=environment, cwd=tmp_path)
