@@ -13,10 +13,10 @@ SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(shell find c
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow bench bench-sweep lint types format clean distclean
+.PHONY: help venv demo test test-slow test-sanitize test-cuda-emulated bench bench-sweep lint types format clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## train, evaluate, export and serve a small multimodal VAE; results in demo_out/
 	@$(BIN)/mmvae-fast demo --out demo_out $(ARGS)
@@ -26,6 +26,22 @@ test: $(VENV)/.test ## the test suite, less what is marked slow (ARGS='-k noise'
 
 test-slow: $(VENV)/.test ## only the tests marked slow: wheel builds in fresh environments, full trainings
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+# In a package of its own under build/. Python and torch are not instrumented, hence the preloaded run-time libraries.
+test-sanitize: $(VENV)/.test ## the functions' tests under AddressSanitizer and UBSan, for every instruction set
+	@rm -rf build/sanitize/package && mkdir -p build/sanitize/package
+	@cp -r mmvae_fast tests pyproject.toml build/sanitize/package && find build/sanitize/package -name '*.so' -delete
+	@PATH="$(abspath $(BIN)):$$PATH" cmake -GNinja -S . -B build/sanitize/cmake -DMMVAE_FAST_SANITIZE=ON \
+	  -DPython_EXECUTABLE="$(abspath $(BIN))/python" \
+	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$(CURDIR)/build/sanitize/package/mmvae_fast" >/dev/null
+	@PATH="$(abspath $(BIN)):$$PATH" ninja -C build/sanitize/cmake
+	@cd build/sanitize/package && for set in default avx2 avx512; do echo "== $$set"; \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ATEN_CPU_CAPABILITY=$$set PYTHONPATH="$$PWD" \
+	  "$(abspath $(BIN))/python" -m pytest -q tests/functional -k "not compile and not export" $(ARGS) || exit 1; done
+
+test-cuda-emulated: $(VENV)/.test ## the functions' tests on the CUDA kernels, run on the CPU: no GPU needed
+	@$(BIN)/python -m pytest -m slow tests/test_cuda_emulated.py $(ARGS)
 
 bench: $(VENV)/.demo ## kernels against twins, torch.compile and peers, with the targets (ARGS='--quick --functions poe')
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -119,7 +119,7 @@ struct LikelihoodArgs {
   }
 };
 
-#ifndef MMVAE_CUDA  // there it would cost a synchronisation: kernels answer NaN
+#if !defined(MMVAE_CUDA) || defined(MMVAE_CUDA_EMULATED)  // on a device it would be a synchronisation: NaN there
 static void check_classes(const Check& check, const LikelihoodArgs& a) {
   const int64_t* x = data<int64_t>(a.x);
   const bool* mask = data<bool>(a.mask);
@@ -140,7 +140,7 @@ static std::tuple<Tensor, Tensor> log_likelihood(const Tensor& x, const Tensor& 
   const Check check("log_likelihood");
   const LikelihoodArgs a(check, x, params, scale, family, event_dims, mask);
   const bool categorical = a.family == Family::categorical;
-#ifndef MMVAE_CUDA
+#if !defined(MMVAE_CUDA) || defined(MMVAE_CUDA_EMULATED)
   if (categorical) check_classes(check, a);
 #endif
   Tensor out = empty(a.out_shape, arithmetic(a.dtype), params);
@@ -168,7 +168,7 @@ static std::tuple<Tensor, Tensor> log_likelihood_backward(const Tensor& grad, co
   const bool categorical = a.family == Family::categorical;
   check.shaped("log_normalizer", log_normalizer, categorical ? Shape{a.samples, a.rows, a.event} : Shape{0}, real,
                params);
-#ifndef MMVAE_CUDA
+#if !defined(MMVAE_CUDA) || defined(MMVAE_CUDA_EMULATED)
   if (categorical) check_classes(check, a);
 #endif
   const bool of_scale = scale_grad && scale.has_value();

@@ -173,7 +173,7 @@ static MMVAE_INLINE void add_distances(const S* z, int64_t step, const Component
 // As many sums as fit the registers: G components times P samples.
 constexpr int kMaxGroup = 5;
 template <class S>
-constexpr int kSamplesTogether = kLanes<S> < kMaxGroup ? kLanes<S> : kMaxGroup;
+constexpr int kComponentsTogether = kLanes<S> < kMaxGroup ? kLanes<S> : kMaxGroup;
 
 template <class D, int G, class S>
 static void add_group(int size, const S* z, int64_t step, int64_t samples, const Component<Vec<S>>* components,
@@ -243,10 +243,10 @@ static void forward(const MixtureLogProb<S>& a, int64_t begin, int64_t end) {
         const int64_t n = d + plan.dims < a.dim ? plan.dims : a.dim - d;
         row.read(d, n, components, [&](int j, V scale) __attribute__((always_inline)) { logs[j].add(scale); });
         for (int j = 0; j < row.count; ++j) log_normalizer[j] -= logs[j].take();
-        const int groups = (row.count + kSamplesTogether<S> - 1) / kSamplesTogether<S>;
+        const int groups = (row.count + kComponentsTogether<S> - 1) / kComponentsTogether<S>;
         for (int g = 0; g < groups; ++g) {
           const int first = row.count * g / groups, size = row.count * (g + 1) / groups - first;
-          add_group<D, kSamplesTogether<S>>(size, a.z + k * step + r * a.dim + d, step, samples, components + first, row.count, n,
+          add_group<D, kComponentsTogether<S>>(size, a.z + k * step + r * a.dim + d, step, samples, components + first, row.count, n,
                                   table + first * plan.samples, plan.samples);
         }
       }

@@ -153,7 +153,13 @@ MMVAE_DEVICE double exp_tail_series(double x) {
   return y * 0.5;
 }
 
-// e^x together with e^x - 1 - x to full relative accuracy near 0 (for +inf: inf, inf).
+// e^x - 1 - x from x and e^x, to full relative accuracy near 0 (for +inf: inf).
+template <class A>
+MMVAE_DEVICE A exp_tail(A x, A exp_x) {
+  const A near = x * x * exp_tail_series(x), far = (exp_x - 1) - smaller(x, huge<A>());
+  return magnitude(x) < static_cast<A>(0.34657359027997264) ? near : far;
+}
+
 template <class A>
 struct ExpAndTail {
   A value, minus_1_minus_x;
@@ -162,8 +168,7 @@ struct ExpAndTail {
 template <class A>
 MMVAE_DEVICE ExpAndTail<A> exp_and_tail(A x) {
   const A value = exp(x);
-  const A near = x * x * exp_tail_series(x), far = (value - 1) - smaller(x, huge<A>());
-  return {value, magnitude(x) < static_cast<A>(0.34657359027997264) ? near : far};
+  return {value, exp_tail(x, value)};
 }
 
 // ---- packs: the neighbouring dimensions that one thread holds
@@ -216,6 +221,20 @@ struct Words16 {
     S element[N];
   };
   MMVAE_HD static bool fits(const S* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Word) == 0; }
+  // From and to memory that fits.
+#ifdef MMVAE_CUDA_EMULATED
+  void read(const S* p) { memcpy(word, p, sizeof word); }
+  void write(S* p) const { memcpy(p, word, sizeof word); }
+#else
+  __device__ __forceinline__ void read(const S* p) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) word[i] = reinterpret_cast<const Word*>(p)[i];
+  }
+  __device__ __forceinline__ void write(S* p) const {
+#pragma unroll
+    for (int i = 0; i < count; ++i) reinterpret_cast<Word*>(p)[i] = word[i];
+  }
+#endif
 };
 
 // Elements p[0 .. n); the pack's rest, if any, is 0.
@@ -225,8 +244,7 @@ MMVAE_DEVICE Pack<Arithmetic<S>, N> load(const S* p, int64_t n) {
   using W = Words16<S, N>;
   if (n >= N && W::fits(p)) {
     W words;
-#pragma unroll
-    for (int i = 0; i < W::count; ++i) words.word[i] = reinterpret_cast<const typename W::Word*>(p)[i];
+    words.read(p);
 #pragma unroll
     for (int i = 0; i < N; ++i) x[i] = from_memory<S>(words.element[i]);
   } else {
@@ -243,8 +261,7 @@ MMVAE_DEVICE void store(S* p, const Pack<Arithmetic<S>, N>& x, int64_t n) {
     W words;
 #pragma unroll
     for (int i = 0; i < N; ++i) words.element[i] = to_memory<S>(x[i]);
-#pragma unroll
-    for (int i = 0; i < W::count; ++i) reinterpret_cast<typename W::Word*>(p)[i] = words.word[i];
+    words.write(p);
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i)

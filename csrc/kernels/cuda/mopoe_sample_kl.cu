@@ -171,7 +171,8 @@ static __global__ void __launch_bounds__(kBlock) mopoe_of_all(const __grid_const
       if (!x.safe) {
         for (int64_t members = 1; members <= places.everyone; ++members) {
           const Subset subset{members, places.prior_all || (places.prior_full && members == places.everyone)};
-          if (subset.available(observed)) twice_kl += 2 * kl_of(exact_posterior(a.experts, row, d, subset));
+          if (!subset.available(observed)) continue;
+          x.posterior(a.experts, row, d, subset, [&](const auto& q) { twice_kl += static_cast<A>(2 * kl_of(q)); });
         }
       } else {
         const AllSums<A> sums(x);
@@ -189,8 +190,9 @@ static __global__ void __launch_bounds__(kBlock) mopoe_of_all(const __grid_const
             if (observed >> m & 1) twice_kl += x.mu[m] * x.mu[m] + exp_and_tail(x.logvar[m]).minus_1_minus_x;
         }
       }
-      const Posterior<A> q = x.posterior(a.experts, row, d, chosen);
-      a.z[row * a.dim + d] = to_memory<S>(q.mu + square_root(q.var) * normal_at<A>(seed, row, 0, d));
+      const A eps = normal_at<A>(seed, row, 0, d);
+      x.posterior(a.experts, row, d, chosen,
+                  [&](const auto& q) { a.z[row * a.dim + d] = to_memory<S>(static_cast<A>(q.mu + q.sd * eps)); });
     });
     const A kl = team_sum(twice_kl + precisions.log_of_product(), team) * static_cast<A>(0.5);
     if (!valid || lane != 0) return;
@@ -212,10 +214,12 @@ static __global__ void __launch_bounds__(kBlock) mopoe_of_listed(const __grid_co
       const ExpertTerms<S, kMax> x(a.experts, observed, row, d);
       for (int s = 0; s < a.lattice.listed; ++s) {
         const Subset subset = listed_subset(a.lattice, s);
-        if (subset.available(observed)) kl += kl_of(x.posterior(a.experts, row, d, subset));
+        if (!subset.available(observed)) continue;
+        x.posterior(a.experts, row, d, subset, [&](const auto& q) { kl += static_cast<A>(kl_of(q)); });
       }
-      const Posterior<A> q = x.posterior(a.experts, row, d, chosen);
-      a.z[row * a.dim + d] = to_memory<S>(q.mu + square_root(q.var) * normal_at<A>(seed, row, 0, d));
+      const A eps = normal_at<A>(seed, row, 0, d);
+      x.posterior(a.experts, row, d, chosen,
+                  [&](const auto& q) { a.z[row * a.dim + d] = to_memory<S>(static_cast<A>(q.mu + q.sd * eps)); });
     });
     kl = team_sum(kl, team);
     if (!valid || lane != 0) return;
@@ -229,19 +233,14 @@ template <class S, int kMax>
 MMVAE_DEVICE void add_sample(const MoPoEBackward<S>& a, const ExpertTerms<S, kMax>& x, const Subset& chosen,
                              uint64_t seed, int64_t row, int64_t d, TermGradients<S, kMax>& grads) {
   using A = Arithmetic<S>;
-  const Posterior<A> q = x.posterior(a.experts, row, d, chosen);
-  const A sd_eps = square_root(q.var) * normal_at<A>(seed, row, 0, d);
-  const Moments<A> g = sample_adjoint(from_memory<S>(a.grad_z[row * a.dim + d]), sd_eps);
-  grads.add(x, chosen, q, g.mu, g.logvar);
+  const A grad_z = from_memory<S>(a.grad_z[row * a.dim + d]), eps = normal_at<A>(seed, row, 0, d);
+  x.posterior(a.experts, row, d, chosen, [&](const auto& q) { grads.add(x, chosen, q, of_sample(q, grad_z, eps)); });
 }
 
 template <class S, int kMax>
 MMVAE_DEVICE void add_kl(const MoPoEBackward<S>& a, const ExpertTerms<S, kMax>& x, const Subset& subset,
                          Arithmetic<S> grad_kl, int64_t row, int64_t d, TermGradients<S, kMax>& grads) {
-  using A = Arithmetic<S>;
-  const Posterior<A> q = x.posterior(a.experts, row, d, subset);
-  const Moments<A> g = kl_adjoint(grad_kl, q.mu, expm1(q.logvar));
-  grads.add(x, subset, q, g.mu, g.logvar);
+  x.posterior(a.experts, row, d, subset, [&](const auto& q) { grads.add(x, subset, q, of_kl(q, grad_kl)); });
 }
 
 // Which subset z was drawn from; of no members where that does not matter.

@@ -57,13 +57,19 @@ static __global__ void __launch_bounds__(kBlock)
 #pragma unroll
       for (int j = 0; j < kGroup; ++j) {
         if (begin + j >= a.lattice.listed) continue;
+        const int64_t at = ((begin + j) * a.rows + row) * a.dim + d;
         Posterior<A> q{0, 0, 1};
         if (there >> j & 1) {
-          q = safe && !(lone >> j & 1) ? posterior_of_sums(precision[j], weighted_mean[j])
-                                       : exact_posterior(a.experts, row, d, subset[j]);
+          if (lone >> j & 1) {
+            q = lone_posterior(a.experts, row, d, subset[j].members);
+          } else if (safe) {
+            q = posterior_of_sums(precision[j], weighted_mean[j]);
+          } else {
+            const Posterior<double> exact = exact_posterior(a.experts, row, d, subset[j]);
+            q = {static_cast<A>(exact.mu), static_cast<A>(exact.logvar), static_cast<A>(exact.sd)};
+          }
           kl[j] += kl_of(q);
         }
-        const int64_t at = ((begin + j) * a.rows + row) * a.dim + d;
         a.mu[at] = to_memory<S>(q.mu);
         a.logvar[at] = to_memory<S>(q.logvar);
       }
@@ -89,16 +95,16 @@ static __global__ void __launch_bounds__(kBlock)
       for (int s = 0; s < a.lattice.listed; ++s) {
         const Subset subset = listed_subset(a.lattice, s);
         if (!subset.available(observed)) continue;
-        const Posterior<A> q = x.posterior(a.experts, row, d, subset);
         const int64_t at = (s * a.rows + row) * a.dim + d;
-        A grad_mu = a.grad_mu == nullptr ? A(0) : from_memory<S>(a.grad_mu[at]);
-        A grad_logvar = a.grad_logvar == nullptr ? A(0) : from_memory<S>(a.grad_logvar[at]);
-        if (a.grad_kl != nullptr) {
-          const Moments<A> g = kl_adjoint(a.grad_kl[s * a.rows + row], q.mu, expm1(q.logvar));
-          grad_mu += g.mu;
-          grad_logvar += g.logvar;
-        }
-        grads.add(x, subset, q, grad_mu, grad_logvar);
+        const A grad_mu = a.grad_mu == nullptr ? A(0) : from_memory<S>(a.grad_mu[at]);
+        const A grad_logvar = a.grad_logvar == nullptr ? A(0) : from_memory<S>(a.grad_logvar[at]);
+        const A grad_kl = a.grad_kl == nullptr ? A(0) : a.grad_kl[s * a.rows + row];
+        x.posterior(a.experts, row, d, subset, [&](const auto& q) {
+          auto g = of_kl(q, grad_kl);
+          g.mu += grad_mu;
+          g.logvar += grad_logvar;
+          grads.add(x, subset, q, g);
+        });
       }
       grads.store(a.out, a.experts.count, row, d);
     });

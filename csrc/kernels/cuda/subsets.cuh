@@ -34,35 +34,54 @@ MMVAE_DEVICE Subset listed_subset(const Lattice& lattice, int64_t index) {
 
 template <class A>
 struct Posterior {
-  A mu, logvar, var;
+  A mu, logvar, sd;
 };
 
-// KL( posterior || N(0, 1) ), without cancellation near the prior.
+// KL( posterior || N(0, 1) ).
 template <class A>
 MMVAE_DEVICE A kl_of(const Posterior<A>& q) {
-  const A near = q.logvar * q.logvar * exp_tail_series(q.logvar), far = (q.var - 1) - smaller(q.logvar, huge<A>());
-  const A excess = magnitude(q.logvar) < static_cast<A>(0.34657359027997264) ? near : far;
-  return q.mu * (q.mu * static_cast<A>(0.5)) + excess * static_cast<A>(0.5);
+  const A h = q.logvar * static_cast<A>(0.5);
+  return kl_to_standard(q.mu, h, exp_tail(h, q.sd));
+}
+
+// The gradients of a loss to a posterior's moments: through its KL, and through a sample of it.
+template <class R, class A>
+MMVAE_DEVICE Moments<R> of_kl(const Posterior<R>& q, A grad_kl) {
+  return kl_adjoint(static_cast<R>(grad_kl), q.mu, expm1(q.logvar));
+}
+template <class R, class A>
+MMVAE_DEVICE Moments<R> of_sample(const Posterior<R>& q, A grad_z, A eps) {
+  return sample_adjoint(static_cast<R>(grad_z), q.sd * static_cast<R>(eps));
 }
 
 template <class A>
 MMVAE_DEVICE Posterior<A> posterior_of_sums(A precision, A weighted_mean) {
   const A var = 1 / precision;
-  return {weighted_mean * var, -log(precision), var};
+  return {weighted_mean * var, -log(precision), square_root(var)};
 }
 
-// For any log-variances; reads the members once more.
+// That of a subset of one expert.
 template <class S>
-__device__ __noinline__ Posterior<Arithmetic<S>> exact_posterior(const Experts<S>& experts, int64_t row, int64_t d,
-                                                                 Subset subset) {
+MMVAE_DEVICE Posterior<Arithmetic<S>> lone_posterior(const Experts<S>& experts, int64_t row, int64_t d,
+                                                     int64_t members) {
   using A = Arithmetic<S>;
-  Product<A> product = Product<A>::start(subset.prior);
+  const int m = __ffsll(members) - 1;
+  const A logvar = from_memory<S>(experts.logvar[m].row(row)[d]);
+  return {from_memory<S>(experts.mu[m].row(row)[d]), logvar, exp(logvar * static_cast<A>(0.5))};
+}
+
+// That of any subset, for any log-variances: in double, where its adjoints do not overflow either. It is seldom needed,
+// and reads the members once more.
+template <class S>
+__device__ __noinline__ Posterior<double> exact_posterior(const Experts<S>& experts, int64_t row, int64_t d,
+                                                          Subset subset) {
+  Product<double> product = Product<double>::start(subset.prior);
   for (int m = 0; m < experts.count; ++m) {
     if (!(subset.members >> m & 1)) continue;
     product.multiply(from_memory<S>(experts.mu[m].row(row)[d]), from_memory<S>(experts.logvar[m].row(row)[d]));
   }
-  const Moments<A> q = product.moments();
-  return {q.mu, q.logvar, exp(q.logvar)};
+  const Moments<double> q = product.moments();
+  return {q.mu, q.logvar, exp(q.logvar * 0.5)};
 }
 
 // The observed experts of a row at one dimension, up to kMax of them: in registers for a small kMax.
@@ -89,17 +108,24 @@ struct ExpertTerms {
     }
   }
 
-  __device__ __forceinline__ Posterior<A> posterior(const Experts<S>& experts, int64_t row, int64_t d,
-                                                    Subset subset) const {
-    if (!safe || subset.lone()) return exact_posterior(experts, row, d, subset);
-    A total = subset.prior ? 1 : 0, weighted_mean = 0;
+  // Calls f with the subset's posterior, a Posterior<A> or Posterior<double>.
+  template <class F>
+  __device__ __forceinline__ void posterior(const Experts<S>& experts, int64_t row, int64_t d, Subset subset,
+                                            F f) const {
+    if (subset.lone()) {
+      f(lone_posterior(experts, row, d, subset.members));
+    } else if (safe) {
+      A total = subset.prior ? 1 : 0, weighted_mean = 0;
 #pragma unroll kUnroll
-    for (int m = 0; m < kMax; ++m) {
-      const A own = subset.members >> m & 1 ? precision[m] : A(0);
-      total += own;
-      weighted_mean += own * mu[m];
+      for (int m = 0; m < kMax; ++m) {
+        const A own = subset.members >> m & 1 ? precision[m] : A(0);
+        total += own;
+        weighted_mean += own * mu[m];
+      }
+      f(posterior_of_sums(total, weighted_mean));
+    } else {
+      f(exact_posterior(experts, row, d, subset));
     }
-    return posterior_of_sums(total, weighted_mean);
   }
 };
 
@@ -116,16 +142,18 @@ struct TermGradients {
   }
 
   // What gradients of one subset's posterior q mean for its members.
-  __device__ __forceinline__ void add(const ExpertTerms<S, kMax>& x, const Subset& subset, const Posterior<A>& q,
-                                      A grad_mu, A grad_logvar) {
+  template <class R>
+  __device__ __forceinline__ void add(const ExpertTerms<S, kMax>& x, const Subset& subset, const Posterior<R>& q,
+                                      const Moments<R>& grad) {
 #pragma unroll kUnroll
     for (int m = 0; m < kMax; ++m) {
       if (!(subset.members >> m & 1)) continue;
-      const A share = x.safe ? x.precision[m] * q.var : exp(smaller(q.logvar, huge<A>()) - x.logvar[m]);
+      const R own_mu = x.mu[m], own_logvar = x.logvar[m];
+      const R share = x.safe ? x.precision[m] * (q.sd * q.sd) : exp(smaller(q.logvar, huge<R>()) - own_logvar);
       if (share == 0) continue;  // no share, no gradient, even where the posterior's is infinite
-      const Moments<A> g = expert_adjoint(share, grad_mu, grad_logvar, x.mu[m], q.mu);
-      mu[m] += g.mu;
-      logvar[m] += g.logvar;
+      const Moments<R> g = expert_adjoint(share, grad.mu, grad.logvar, own_mu, q.mu);
+      mu[m] += static_cast<A>(g.mu);
+      logvar[m] += static_cast<A>(g.logvar);
     }
   }
 
