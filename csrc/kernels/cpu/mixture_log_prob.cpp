@@ -246,8 +246,8 @@ static void forward(const MixtureLogProb<S>& a, int64_t begin, int64_t end) {
         const int groups = (row.count + kComponentsTogether<S> - 1) / kComponentsTogether<S>;
         for (int g = 0; g < groups; ++g) {
           const int first = row.count * g / groups, size = row.count * (g + 1) / groups - first;
-          add_group<D, kComponentsTogether<S>>(size, a.z + k * step + r * a.dim + d, step, samples, components + first, row.count, n,
-                                  table + first * plan.samples, plan.samples);
+          add_group<D, kComponentsTogether<S>>(size, a.z + k * step + r * a.dim + d, step, samples, components + first,
+                                               row.count, n, table + first * plan.samples, plan.samples);
         }
       }
       finish<D>(a, r, row, log_normalizer, k, k + samples, table, plan.samples);
