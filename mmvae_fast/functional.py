@@ -387,7 +387,7 @@ def _divergence(fn: str, family: str, mu: Any, logvar: Any, prior_mu: Any, prior
     # strides of 0 cost nothing, and autograd sums what expand repeats; dim() first: tuples of different lengths compare
     # their elements, and a graph for any number of rows would be guarded against as many as dims
     prior_mu, prior_logvar = (
-        p if p is None or p.dim() == mu.dim() and p.shape == mu.shape else p.expand(mu.shape)
+        p if p is None or (p.dim() == mu.dim() and p.shape == mu.shape) else p.expand(mu.shape)
         for p in (prior_mu, prior_logvar)
     )
     if not _records(fn, given):

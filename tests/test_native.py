@@ -42,4 +42,4 @@ def test_no_path_of_the_machine_that_built_it(module):
 def test_a_library_from_other_sources_is_refused(monkeypatch):
     monkeypatch.setattr(_ext, "OPS_VERSION", -1)
     with pytest.raises(ImportError, match=r"built from other sources .* expected -1\): reinstall mmvae_fast"):
-        _ext._load()
+        _ext._load("_C")
