@@ -27,6 +27,8 @@ test: $(VENV)/.test ## the test suite, less what is marked slow (ARGS='-k noise'
 test-slow: $(VENV)/.test ## only the tests marked slow: wheel builds in fresh environments, full trainings
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
+# What reads memory in every way there is, in a few minutes; ARGS=tests/functional for all (ten minutes a set).
+SANITIZED := tests/functional -k "values_and or layouts or extreme or untouched or experts or empty or fuzz"
 # In a package of its own under build/. Python and torch are not instrumented, hence the preloaded run-time libraries.
 test-sanitize: $(VENV)/.test ## the functions' tests under AddressSanitizer and UBSan, for every instruction set
 	@rm -rf build/sanitize/package && mkdir -p build/sanitize/package
@@ -34,11 +36,11 @@ test-sanitize: $(VENV)/.test ## the functions' tests under AddressSanitizer and 
 	@PATH="$(abspath $(BIN)):$$PATH" cmake -GNinja -S . -B build/sanitize/cmake -DMMVAE_FAST_SANITIZE=ON \
 	  -DPython_EXECUTABLE="$(abspath $(BIN))/python" \
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$(CURDIR)/build/sanitize/package/mmvae_fast" >/dev/null
-	@PATH="$(abspath $(BIN)):$$PATH" ninja -C build/sanitize/cmake
+	@PATH="$(abspath $(BIN)):$$PATH" ninja -C build/sanitize/cmake _C
 	@cd build/sanitize/package && for set in default avx2 avx512; do echo "== $$set"; \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ATEN_CPU_CAPABILITY=$$set PYTHONPATH="$$PWD" \
-	  "$(abspath $(BIN))/python" -m pytest -q tests/functional -k "not compile and not export" $(ARGS) || exit 1; done
+	  "$(abspath $(BIN))/python" -m pytest -q $(or $(ARGS),$(SANITIZED)) || exit 1; done
 
 test-cuda-emulated: $(VENV)/.test ## the functions' tests on the CUDA kernels, run on the CPU: no GPU needed
 	@$(BIN)/python -m pytest -m slow tests/test_cuda_emulated.py $(ARGS)

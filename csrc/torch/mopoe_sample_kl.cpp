@@ -35,7 +35,8 @@ static Tensors mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor
   check.shaped("subset", subset, {experts.rows}, ScalarType::Long, mu[0]);
   const OptTensor gz = dense(grad_z), gk = dense(grad_kl);
   const Tensor sample = dense(z), chosen = dense(subset);
-#ifndef MMVAE_CUDA  // there it would cost a synchronisation: kernels take anything out of range for -1
+#if !defined(MMVAE_CUDA) || defined(MMVAE_CUDA_EMULATED)  // on a device it would cost a synchronisation: kernels take
+                                                          // anything out of range for -1
   for (int64_t r = 0; r < experts.rows; ++r) {
     const int64_t s = data<int64_t>(chosen)[r];
     if (s < -1 || s >= lattice.listed) check.fail("subset holds ", s, ", expected -1 to ", lattice.listed - 1);
