@@ -6,9 +6,13 @@ import os
 import signal
 
 import pytest
-import torch
 
+# Tensors are tiny here: on a busy machine two threads that wait for each other made the suite five times as long. Tests
+# of threads set their number themselves. (Before torch is imported, and for every process a test starts.)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+import torch  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
