@@ -40,7 +40,7 @@ test-sanitize: $(VENV)/.test ## the functions' tests under AddressSanitizer and 
 	@cd build/sanitize/package && for set in default avx2 avx512; do echo "== $$set"; \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 ATEN_CPU_CAPABILITY=$$set PYTHONPATH="$$PWD" \
-	  "$(abspath $(BIN))/python" -m pytest -q $(or $(ARGS),$(SANITIZED)) || exit 1; done
+	  "$(abspath $(BIN))/python" -m pytest -q -s $(or $(ARGS),$(SANITIZED)) || exit 1; done
 
 test-cuda-emulated: $(VENV)/.test ## the functions' tests on the CUDA kernels, run on the CPU: no GPU needed
 	@$(BIN)/python -m pytest -m slow tests/test_cuda_emulated.py $(ARGS)
