@@ -153,7 +153,7 @@ inline Lattice lattice_for(const Check& check, const ExpertArgs& experts, const 
   made.view = made.lattice->view();
 #endif
   kept.push_front(std::move(made));
-  if (kept.size() > kKept) kept.pop_back();
+  if (device < 0 && kept.size() > kKept) kept.pop_back();  // a captured graph may read the device's: those stay
   return kept.front().view;
 }
 
