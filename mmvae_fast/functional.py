@@ -380,6 +380,9 @@ def _divergence(fn: str, family: str, mu: Any, logvar: Any, prior_mu: Any, prior
         if prior is not None:
             _checks.tensor(fn, name, prior)
     given = _promoted([t for t in (mu, logvar, prior_mu, prior_logvar) if t is not None])
+    repeats = any(p.requires_grad and p.shape != mu.shape for p in given[2:])
+    if repeats and mu.dtype in _checks.HALVES and len({t.dtype for t in given}) == 1:
+        given = [t.float() for t in given]  # else the gradient is a sum of many rounded ones
     mu, logvar, *priors = given
     prior_mu = None if prior_mu is None else priors[0]
     prior_logvar = None if prior_logvar is None else priors[-1]

@@ -349,7 +349,7 @@ def test_every_instruction_set(tmp_path):
         for (fn, dtype), expected in results["default"]["results"].items():
             # a mixture's responsibilities are exponentials of log-densities that are sums over the dimensions
             tolerance = {torch.float64: 1e-13}.get(dtype, 2 * TOLERANCE[dtype])
-            tolerance *= 3 if "mixture" in fn else 1
+            tolerance *= 10 if "mixture" in fn else 1
             for a, e in zip(results[wanted]["results"][fn, dtype], expected, strict=True):
                 assert_close(a, e, tolerance, f"{wanted}, {fn}")
     if results["avx2"]["capability"] == "AVX2":
