@@ -368,6 +368,12 @@ def reparameterize(
     return ops.reparameterize(mu, logvar, seed, n_samples, kind)
 
 
+def _same_shape(a: Tensor, b: Tensor) -> bool:
+    """dim() first: tuples of different lengths compare their elements, and a graph for any number of rows would be
+    guarded against as many as dims."""
+    return a.dim() == b.dim() and a.shape == b.shape
+
+
 def _divergence(fn: str, family: str, mu: Any, logvar: Any, prior_mu: Any, prior_logvar: Any) -> Tensor:
     if not _has_kernel(mu):
         return getattr(reference, fn)(mu, logvar, prior_mu, prior_logvar)
@@ -380,18 +386,16 @@ def _divergence(fn: str, family: str, mu: Any, logvar: Any, prior_mu: Any, prior
         if prior is not None:
             _checks.tensor(fn, name, prior)
     given = _promoted([t for t in (mu, logvar, prior_mu, prior_logvar) if t is not None])
-    repeats = any(p.requires_grad and p.shape != mu.shape for p in given[2:])
-    if repeats and mu.dtype in _checks.HALVES and len({t.dtype for t in given}) == 1:
+    halves = mu.dtype in _checks.HALVES and all(t.dtype == mu.dtype for t in given)
+    if halves and any(p.requires_grad and not _same_shape(p, mu) for p in given[2:]):
         given = [t.float() for t in given]  # else the gradient is a sum of many rounded ones
     mu, logvar, *priors = given
     prior_mu = None if prior_mu is None else priors[0]
     prior_logvar = None if prior_logvar is None else priors[-1]
     _checks.prior(fn, mu, prior_mu, prior_logvar)
-    # strides of 0 cost nothing, and autograd sums what expand repeats; dim() first: tuples of different lengths compare
-    # their elements, and a graph for any number of rows would be guarded against as many as dims
+    # strides of 0 cost nothing, and autograd sums what expand repeats
     prior_mu, prior_logvar = (
-        p if p is None or (p.dim() == mu.dim() and p.shape == mu.shape) else p.expand(mu.shape)
-        for p in (prior_mu, prior_logvar)
+        p if p is None or _same_shape(p, mu) else p.expand(mu.shape) for p in (prior_mu, prior_logvar)
     )
     if not _records(fn, given):
         return _kl_ops(family)[0](mu, logvar, prior_mu, prior_logvar)
