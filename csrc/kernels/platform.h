@@ -12,6 +12,7 @@
 #endif
 
 #define MMVAE_INLINE inline __attribute__((always_inline))
+#define MMVAE_NOINLINE __attribute__((noinline))
 
 #ifndef MMVAE_ISA
 #define MMVAE_ISA generic

@@ -360,6 +360,30 @@ def test_chosen_subsets(module):
         assert_close(out.kl[row], torch.stack(kls).mean(), 1e-12)
 
 
+@on_devices
+@pytest.mark.parametrize("prior", ["none", "full", "all"])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
+def test_all_subsets_in_any_order(count, prior, device):
+    """All 2^M - 1 subsets have code of their own, for up to so many experts: it serves them in any order."""
+    experts = make_experts(count, 40, 37, dtype=torch.float64, mask="random", device=device)
+    twin = make_experts(count, 40, 37, dtype=torch.float64, mask="random")
+    order = (torch.randperm(2**count - 1, generator=torch.Generator().manual_seed(count)) + 1).tolist()
+    for subsets in (None, order):
+        out, expected = (
+            f.mopoe_sample_kl(x.mu, x.logvar, x.mask, subsets=subsets, prior=prior, seed=SEED)
+            for f, x in ((functional, experts), (reference, twin))
+        )
+        assert torch.equal(out.subset.cpu(), expected.subset)
+        for i in (0, 1):
+            assert_close(out[i], expected[i], 1e-11)
+        grads, exact = (
+            gradients(out[:2], [*experts.mu, *experts.logvar]),
+            gradients(expected[:2], [*twin.mu, *twin.logvar]),
+        )
+        for g, e in zip(grads, exact, strict=True):
+            assert_close(g, e, 1e-11)
+
+
 def test_every_available_subset_is_drawn_equally_often():
     experts = make_experts(3, 8192, 1)
     experts.mask = torch.tensor([True, False, True]).expand(8192, 3)

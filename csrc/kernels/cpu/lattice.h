@@ -54,6 +54,7 @@ class Plan {
   const int nothing;  // the slot of the empty product
   int slots, steps = 0, listed = 0;
   int32_t lone[kMaxExperts];  // which listed subset is this expert by itself, without the prior; -1: none
+  bool all_subsets;           // listed, and without the prior but perhaps in the subset of all experts
 
   Plan(const Lattice& lattice, int experts)
       : nothing(experts),
@@ -63,6 +64,8 @@ class Plan {
         subset_(lattice.nodes),
         step_(lattice.nodes),
         usable_(lattice.listed) {
+    all_subsets =
+        lattice.listed == lattice.nodes - 1 && lattice.nodes == int64_t{1} << experts && !lattice.has_prior[1];
     for (int i = 0; i < lattice.nodes; ++i) slot_[i] = subset_[i] = -1;
     for (int s = 0; s < lattice.listed; ++s) subset_[lattice.node[s]] = s;
     for (int i = 1; i < lattice.nodes; ++i) slot_[lattice.parent[i]] = 0;  // it has children
@@ -101,6 +104,17 @@ class Plan {
   // Whether a listed subset is available.
   MMVAE_INLINE bool has(int subset) const { return (lattice_.bits[lattice_.node[subset]] & ~observed_) == 0; }
   MMVAE_INLINE int usable(int64_t i) const { return usable_[i]; }
+  MMVAE_INLINE bool is_lone(int subset) const {
+    return (members(subset) & (members(subset) - 1)) == 0 && !has_prior(subset);
+  }
+  MMVAE_INLINE int64_t members(int subset) const { return lattice_.bits[lattice_.node[subset]]; }
+  MMVAE_INLINE bool has_prior(int subset) const { return lattice_.has_prior[lattice_.node[subset]]; }
+  // Whether the prior sits in the subset of all experts, and they are all here.
+  MMVAE_INLINE bool prior_in_full() const {
+    for (int s = 0; s < listed; ++s)
+      if (has_prior(usable_[s])) return true;
+    return false;
+  }
   MMVAE_INLINE const Step& step(int i) const { return step_[i]; }
 
  private:
@@ -240,12 +254,17 @@ static MMVAE_INLINE void climb(const Plan& plan, const Sums<T>& sums, int64_t n,
   }
 }
 
-// The way up and back down. own(subset, each) hands a listed subset's gradient over by calling each(f) once, where
-// f(i, lanes, mean, var, var - 1) is the gradient to the posterior's mean and log-variance. What it means for the sums
-// is handed down the lattice to the experts, whose gradients are written.
-template <bool careful, class S, class T, class F>
-static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, const Observed<S>& row,
-                                 const ExpertGrads<S>& out, int64_t r, int64_t d, int64_t n, F own) {
+// d/d(precision, weighted mean) of what a posterior's moments have as gradient.
+template <class V>
+static MMVAE_INLINE Natural<V> to_natural(const Moments<V>& g, V mean, V var) {
+  return {var * -fma(mean, g.mu, g.logvar), var * g.mu};
+}
+
+// The way up and back down: fills the adjoints of the experts' sums. own(subset, each) hands a listed subset's gradient
+// over by calling each(f) once, where f(i, lanes, mean, var, var - 1) is the gradient to the posterior's mean and
+// log-variance.
+template <class T, class F>
+static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, int64_t n, F own) {
   using V = Vec<T>;
   const int64_t block = sums.block;
   for (int k = 0; k < plan.steps; ++k) {
@@ -278,10 +297,17 @@ static MMVAE_INLINE void descend(const Plan& plan, const Sums<T>& sums, const Ob
         const Natural<V> q = of_step.at(i);
         const V var = reciprocal(q.precision), mean = q.weighted_mean * var;
         const Moments<V> g = gradient(i, lanes, mean, var, var - 1);
-        hand_down(i, {var * -fma(mean, g.mu, g.logvar), var * g.mu});
+        hand_down(i, to_natural(g, mean, var));
       });
     });
   }
+}
+
+// What the adjoints of the experts' sums, and their own as subsets (see descend), mean for the experts of a row.
+template <bool careful, class S, class T, class F>
+static MMVAE_INLINE void write_gradients(const Plan& plan, const Sums<T>& sums, const Observed<S>& row,
+                                         const ExpertGrads<S>& out, int64_t r, int64_t d, int64_t n, F own) {
+  using V = Vec<T>;
   for (int m = 0; m < row.count; ++m) {
     const int e = row.expert[m];
     S *grad_mu = out.mu[e].row(r) + d, *grad_logvar = out.logvar[e].row(r) + d;

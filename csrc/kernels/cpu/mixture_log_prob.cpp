@@ -114,8 +114,7 @@ struct Plan {
   }
 };
 
-// --- forward
-// ----------------------------------------------------------------------------------------------------------
+// --- forward --------------------------------------------------------------------------------------------------------
 
 // Sum of log scale: a product of all factors that are ordinary numbers; any other has its own logarithm.
 template <class V>
@@ -255,8 +254,7 @@ static void forward(const MixtureLogProb<S>& a, int64_t begin, int64_t end) {
   }
 }
 
-// --- backward
-// ---------------------------------------------------------------------------------------------------------
+// --- backward -------------------------------------------------------------------------------------------------------
 
 // table[component][sample] = gradient * responsibility, 0 past the end of the chunk; adds to each component's total.
 //

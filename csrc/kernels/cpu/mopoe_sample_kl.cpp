@@ -3,8 +3,8 @@
 // The KLs' logarithms are taken of products: one log for a hundred subsets and dimensions.
 // Floor with M experts: 4 (2M + 1) bytes an element forward, 4 (4M + 2) backward; it is compute bound (about ten
 // operations a subset forward, twenty backward, and the noise).
-#include "lattice.h"
 #include "ops.h"
+#include "power_set.h"
 
 namespace mmvae {
 namespace MMVAE_ISA {
@@ -19,6 +19,13 @@ struct KlSum {
     squares += other.squares;
     precisions.multiply(other.precisions);
   }
+  MMVAE_INLINE KlSum first(int lanes) const {  // of those lanes alone
+    KlSum some;
+    some.squares = MMVAE_ISA::first(squares, lanes);
+    some.precisions.mantissa = MMVAE_ISA::first(precisions.mantissa, lanes, 1);
+    for (int i = 0; i < lanes; ++i) some.precisions.exponent[i] = precisions.exponent[i];
+    return some;
+  }
   MMVAE_INLINE double value() const { return static_cast<double>(sum(squares + precisions.log_of_product())); }
 };
 
@@ -29,28 +36,93 @@ static MMVAE_INLINE Moments<V> mean_and_var(const Natural<V>& q) {
   return {q.precision == V{} ? V{} : mean, var};  // only experts that say nothing (logvar = +inf)
 }
 
-// Dims [d, d + n) of a row, with the sample of subset `chosen`; their share of the KLs' sum.
+// The sums of a row's subset, from its members one by one.
+template <class T>
+class Members {
+ public:
+  template <class S>
+  MMVAE_INLINE Members(const Plan& plan, int subset, const Observed<S>& row)
+      : prior_(splat<Vec<T>>(plan.has_prior(subset) ? 1 : 0)) {
+    for (int m = 0; m < row.count; ++m)
+      if (plan.members(subset) >> row.expert[m] & 1) expert_[count_++] = row.expert[m];
+  }
+  MMVAE_INLINE Natural<Vec<T>> at(const Sums<T>& sums, int64_t i) const {
+    Natural<Vec<T>> q{};
+    for (int m = 0; m < count_; ++m) {
+      q.precision += load(sums.precision(expert_[m]) + i);
+      q.weighted_mean += load(sums.precision(expert_[m]) + sums.block + i);
+    }
+    q.precision += prior_;
+    return q;
+  }
+  MMVAE_INLINE void add_adjoint(const Sums<T>& sums, int64_t i, const Natural<Vec<T>>& g) const {
+    for (int m = 0; m < count_; ++m) {
+      T* out = sums.adjoint(expert_[m]);
+      store(out + i, load(out + i) + g.precision);
+      store(out + sums.block + i, load(out + sums.block + i) + g.weighted_mean);
+    }
+  }
+
+ private:
+  int count_ = 0;
+  int32_t expert_[kMaxExperts];
+  Vec<T> prior_;
+};
+
+// Dims [d, d + n) of the sample of subset `chosen`.
 template <bool careful, class S, class T>
-static MMVAE_INLINE KlSum<Vec<T>> sample_and_sum(const Plan& plan, const Sums<T>& sums, const Observed<S>& row,
-                                                 int64_t d, int64_t n, int chosen, const Arithmetic<S>* eps, S* z) {
+static MMVAE_INLINE void sample(const Plan& plan, const Sums<T>& sums, const Observed<S>& row, int64_t d, int64_t n,
+                                int chosen, const Arithmetic<S>* eps, S* z) {
   using V = Vec<T>;
-  constexpr int L = kLanes<T>;
-  KlSum<V> total;
-  const auto sample = [&](int64_t i, int lanes, V mean, V var) __attribute__((always_inline)) {
+  const auto draw = [&](int64_t i, int lanes, V mean, V var) __attribute__((always_inline)) {
     store_as(z + i, fma(square_root(var), load_as<T>(eps + i, lanes), mean), lanes);
   };
   for (int m = 0; m < row.count; ++m) {
-    const int lone = plan.lone[row.expert[m]];
-    if (lone < 0) continue;
+    if (plan.lone[row.expert[m]] != chosen) continue;
     for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-      const V mu = load_as<T>(row.mu[m] + d + i, lanes);
-      const ExpAndTail<V> var = exp_and_tail(load_as<T>(row.logvar[m] + d + i, lanes));
-      total.squares += fma(mu, mu, var.minus_1_minus_x);  // lanes past the end are 0: KL 0
-      if (lone == chosen) sample(i, lanes, mu, var.value);
+      draw(i, lanes, load_as<T>(row.mu[m] + d + i, lanes), exp(load_as<T>(row.logvar[m] + d + i, lanes)));
     });
+    return;
   }
+  const Members<T> members(plan, chosen, row);
+  for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+    const Moments<V> p = mean_and_var<careful>(members.at(sums, i));
+    draw(i, lanes, p.mu, p.logvar);
+  });
+}
+
+// The KLs of all subsets of several of a row's N experts over dims [0, n) of the block.
+template <int N, class T>
+static MMVAE_NOINLINE KlSum<Vec<T>> sum_power_set(const Sums<T>& sums, const int32_t* experts, bool prior, int64_t n) {
+  using V = Vec<T>;
+  constexpr int L = kLanes<T>;
+  KlSum<V> total;
+  for (int64_t i = 0; i < n; i += L) {
+    const PowerSet<N, V> set(sums, experts, i, splat<V>(prior ? 1 : 0));
+    KlSum<V> own;
+    V waiting{};  // logarithms of two subsets at a time: `visit` is written out, so this is no branch
+    bool odd = false;
+    set.climb([&](const Natural<V>& q) __attribute__((always_inline)) {
+      const V var = reciprocal(q.precision), mean = q.weighted_mean * var;
+      own.squares += fma(mean, mean, var - 1);
+      if (odd) own.precisions.multiply(waiting * q.precision);
+      waiting = q.precision;
+      odd = !odd;
+    });
+    if (odd) own.precisions.multiply(waiting);
+    total.add(n - i < L ? own.first(static_cast<int>(n - i)) : own);
+  }
+  return total;
+}
+
+// The same for any list of subsets.
+template <bool careful, class T>
+static MMVAE_INLINE KlSum<Vec<T>> sum_lattice(const Plan& plan, const Sums<T>& sums, int64_t n) {
+  using V = Vec<T>;
+  constexpr int L = kLanes<T>;
+  KlSum<V> total;
   int64_t multiplied = 0;
-  climb(plan, sums, n, [&](int s, auto at) __attribute__((always_inline)) {
+  climb(plan, sums, n, [&](int, auto at) __attribute__((always_inline)) {
     const auto term = [&](int64_t i) __attribute__((always_inline)) {
       const Natural<V> q = at(i);
       const Moments<V> p = mean_and_var<careful>(q);
@@ -75,12 +147,30 @@ static MMVAE_INLINE KlSum<Vec<T>> sample_and_sum(const Plan& plan, const Sums<T>
       total.precisions.fold();
       multiplied = 0;
     }
-    if (s != chosen) return;
-    for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-      const Moments<V> p = mean_and_var<careful>(at(i));
-      sample(i, lanes, p.mu, p.logvar);
-    });
   });
+  return total;
+}
+
+// Twice the sum of the KLs of a row's subsets over dims [d, d + n).
+template <bool careful, class S, class T>
+static MMVAE_INLINE KlSum<Vec<T>> sum_kls(const Plan& plan, const Sums<T>& sums, const Observed<S>& row, int64_t d,
+                                          int64_t n) {
+  using V = Vec<T>;
+  KlSum<V> total;
+  for (int m = 0; m < row.count; ++m) {
+    if (plan.lone[row.expert[m]] < 0) continue;
+    for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+      const V mu = load_as<T>(row.mu[m] + d + i, lanes);
+      const V logvar = load_as<T>(row.logvar[m] + d + i, lanes);
+      total.squares += fma(mu, mu, exp_and_tail(logvar).minus_1_minus_x);  // lanes past the end are 0: KL 0
+    });
+  }
+  if (!careful && plan.all_subsets && row.count <= kMaxPowerSet) {
+    const bool prior = plan.prior_in_full();
+    with_count(row.count, [&](auto count) { total.add(sum_power_set<count.value>(sums, row.expert, prior, n)); });
+  } else {
+    total.add(sum_lattice<careful>(plan, sums, n));
+  }
   return total;
 }
 
@@ -111,7 +201,8 @@ void mopoe_sample_kl(const MoPoE<S>& a, int64_t begin, int64_t end) {
       const int chosen = static_cast<int>(a.subset[r]);
       blocks.over(row, d1 - d0,
                   [&](int64_t d, int64_t n, const auto& sums, auto careful) __attribute__((always_inline)) {
-                    const auto share = sample_and_sum<careful.value>(plan, sums, row, d, n, chosen, eps + d, z + d);
+                    sample<careful.value>(plan, sums, row, d, n, chosen, eps + d, z + d);
+                    const auto share = sum_kls<careful.value>(plan, sums, row, d, n);
                     if constexpr (careful.value) {
                       careful_kl += share.value();
                     } else {
@@ -124,10 +215,78 @@ void mopoe_sample_kl(const MoPoE<S>& a, int64_t begin, int64_t end) {
   });
 }
 
+// What the loss's gradients mean for one row's posteriors. T is what its block is computed in.
+template <bool careful, class S, class T>
+class RowGradients {
+ public:
+  using V = Vec<T>;
+  const V grad_kl;   // to each subset's KL
+  const int chosen;  // the subset whose sample has a gradient, or -1
+
+  MMVAE_INLINE RowGradients(const MoPoEBackward<S>& a, const Plan& plan, NoiseTile<Arithmetic<S>>& noise, int64_t r,
+                            int64_t d, int64_t n)
+      : grad_kl(splat<V>(a.grad_kl == nullptr ? T(0) : static_cast<T>(a.grad_kl[r]) / plan.listed)),
+        chosen(a.grad_z == nullptr ? -1 : static_cast<int>(a.subset[r])),
+        a_(a),
+        noise_(noise),
+        row_(r),
+        first_(d),
+        dims_(n) {}
+
+  MMVAE_INLINE Moments<V> of_kl(V mean, V var_minus_1) const { return kl_adjoint(grad_kl, mean, var_minus_1); }
+
+  MMVAE_INLINE Moments<V> of_sample(int64_t i, int lanes, V mean, V var) {
+    const int64_t at = row_ * a_.dim + first_ + i;
+    const auto lost = var < mean * mean * static_cast<T>(1. / (1 << 2 * kLostBits));
+    const V sd_eps = careful || kIsHalf<S> || any(lost) ? square_root(var) * load_as<T>(redrawn() + i, lanes)
+                                                        : load_as<T>(a_.z + at, lanes) - mean;
+    return sample_adjoint(load_as<T>(a_.grad_z + at, lanes), sd_eps);
+  }
+
+  MMVAE_INLINE Moments<V> of_chosen(int64_t i, int lanes, V mean, V var, V var_minus_1) {
+    const Moments<V> kl = of_kl(mean, var_minus_1), sample = of_sample(i, lanes, mean, var);
+    return {kl.mu + sample.mu, kl.logvar + sample.logvar};
+  }
+
+ private:
+  MMVAE_INLINE const Arithmetic<S>* redrawn() {  // this block's noise, drawn at most once
+    if (!drawn_) noise_.fill(row_, row_ + 1, first_, first_ + dims_, 0, *a_.seed);
+    drawn_ = true;
+    return noise_.row(row_);
+  }
+
+  const MoPoEBackward<S>& a_;
+  NoiseTile<Arithmetic<S>>& noise_;
+  const int64_t row_, first_, dims_;
+  bool drawn_ = false;
+};
+
+// The adjoints of the sums of a row's N experts over dims [0, n) of the block, from the KLs of all their subsets.
+template <int N, class T>
+static MMVAE_NOINLINE void descend_power_set(const Sums<T>& sums, const int32_t* experts, bool prior, Vec<T> grad_kl,
+                                             int64_t n) {
+  using V = Vec<T>;
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    const PowerSet<N, V> set(sums, experts, i, splat<V>(prior ? 1 : 0));
+    Natural<V> adjoint[N];
+    set.descend(
+        [](const Natural<V>& q) __attribute__((always_inline)) {  // but for factors that all have in common
+          const V var = reciprocal(q.precision), mean = q.weighted_mean * var;
+          return Natural<V>{var * fma(mean, mean, fma(var, static_cast<T>(0.5), splat<V>(-0.5))), var * mean};
+        },
+        adjoint);
+    MMVAE_UNROLL
+    for (int m = 0; m < N; ++m) {
+      T* out = sums.adjoint(experts[m]);
+      store(out + i, -grad_kl * adjoint[m].precision);
+      store(out + sums.block + i, grad_kl * adjoint[m].weighted_mean);
+    }
+  }
+}
+
 template <class S>
 void mopoe_sample_kl_backward(const MoPoEBackward<S>& a, int64_t begin, int64_t end) {
-  using T = Arithmetic<S>;
-  NoiseTile<T> noise;
+  NoiseTile<Arithmetic<S>> noise;
   Plan plan(a.lattice, a.experts.count);
   const Blocks<S> blocks(plan, true, a.dim);
   for (int64_t r = begin; r < end; ++r) {
@@ -136,32 +295,33 @@ void mopoe_sample_kl_backward(const MoPoEBackward<S>& a, int64_t begin, int64_t 
     clear_gradients(a.experts, a.out, r, a.dim, plan.listed == 0);
     if (plan.listed == 0) continue;
     blocks.over(row, a.dim, [&](int64_t d, int64_t n, const auto& sums, auto careful) __attribute__((always_inline)) {
-      using A = typename std::decay_t<decltype(sums)>::Scalar;
-      using V = Vec<A>;
-      const V grad_kl = splat<V>(a.grad_kl == nullptr ? A(0) : static_cast<A>(a.grad_kl[r]) / plan.listed);
-      const auto kl_gradient = [&](int64_t, int, V mean, V, V var_minus_1)
-                                   __attribute__((always_inline)) { return kl_adjoint(grad_kl, mean, var_minus_1); };
-      bool drawn = false;
-      const auto redrawn = [&]() {  // this block's noise, drawn at most once
-        if (!drawn) noise.fill(r, r + 1, d, d + n, 0, *a.seed);
-        drawn = true;
-        return noise.row(r);
-      };
-      descend<careful.value>(plan, sums, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
-        if (a.grad_z == nullptr || s != a.subset[r]) {
-          each(kl_gradient);
-          return;
+      using T = typename std::decay_t<decltype(sums)>::Scalar;
+      using V = Vec<T>;
+      RowGradients<careful.value, S, T> gradients(a, plan, noise, r, d, n);
+      const auto own = [&](int s, auto each) __attribute__((always_inline)) {
+        if (s == gradients.chosen) {
+          each([&](int64_t i, int lanes, V mean, V var, V var_minus_1)
+                   __attribute__((always_inline)) { return gradients.of_chosen(i, lanes, mean, var, var_minus_1); });
+        } else {
+          each([&](int64_t, int, V mean, V, V var_minus_1)
+                   __attribute__((always_inline)) { return gradients.of_kl(mean, var_minus_1); });
         }
-        each([&](int64_t i, int lanes, V mean, V var, V var_minus_1) __attribute__((always_inline)) {
-          const int64_t at = r * a.dim + d + i;
-          const auto lost = var < mean * mean * static_cast<A>(1. / (1 << 2 * kLostBits));
-          const V sd_eps = careful || kIsHalf<S> || any(lost) ? square_root(var) * load_as<A>(redrawn() + i, lanes)
-                                                              : load_as<A>(a.z + at, lanes) - mean;
-          const Moments<V> kl = kl_adjoint(grad_kl, mean, var_minus_1);
-          const Moments<V> sample = sample_adjoint(load_as<A>(a.grad_z + at, lanes), sd_eps);
-          return Moments<V>{kl.mu + sample.mu, kl.logvar + sample.logvar};
-        });
-      });
+      };
+      if (!careful.value && plan.all_subsets && row.count <= kMaxPowerSet) {
+        const bool prior = plan.prior_in_full();
+        with_count(row.count,
+                   [&](auto count) { descend_power_set<count.value>(sums, row.expert, prior, gradients.grad_kl, n); });
+        if (gradients.chosen >= 0 && !plan.is_lone(gradients.chosen)) {
+          const Members<T> members(plan, gradients.chosen, row);
+          for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+            const Moments<V> q = mean_and_var<false>(members.at(sums, i));
+            members.add_adjoint(sums, i, to_natural(gradients.of_sample(i, lanes, q.mu, q.logvar), q.mu, q.logvar));
+          });
+        }
+      } else {
+        descend(plan, sums, n, own);
+      }
+      write_gradients<careful.value>(plan, sums, row, a.out, r, d, n, own);
     });
   }
 }

@@ -386,8 +386,7 @@ static MMVAE_INLINE bool any(V mask) {
   return !all(~mask);
 }
 
-// --- two vectors interleaved, and what is built of it
-// -----------------------------------------------------------------
+// --- two vectors interleaved, and what is built of it ---------------------------------------------------------------
 
 template <bool high, class V>
 static MMVAE_INLINE V zip(V a, V b) {  // a0 b0 a1 b1 ... of the low or high half

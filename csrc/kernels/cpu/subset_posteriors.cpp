@@ -82,7 +82,7 @@ void subset_posteriors_backward(const SubsetPosteriorsBackward<S>& a, int64_t be
     blocks.over(row, a.dim, [&](int64_t d, int64_t n, const auto& sums, auto careful) __attribute__((always_inline)) {
       using T = typename std::decay_t<decltype(sums)>::Scalar;
       using V = Vec<T>;
-      descend<careful.value>(plan, sums, row, a.out, r, d, n, [&](int s, auto each) __attribute__((always_inline)) {
+      const auto own = [&](int s, auto each) __attribute__((always_inline)) {
         const int64_t at = s * a.rows + r;
         const S* grad_mu = a.grad_mu == nullptr ? nullptr : a.grad_mu + at * a.dim + d;
         const S* grad_logvar = a.grad_logvar == nullptr ? nullptr : a.grad_logvar + at * a.dim + d;
@@ -101,7 +101,9 @@ void subset_posteriors_backward(const SubsetPosteriorsBackward<S>& a, int64_t be
           }
           return g;
         });
-      });
+      };
+      descend(plan, sums, n, own);
+      write_gradients<careful.value>(plan, sums, row, a.out, r, d, n, own);
     });
   }
 }
