@@ -77,11 +77,8 @@ def gaussian(fn: str, mu, logvar, second: str = "logvar") -> None:
 def _broadcasts(fn: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     if value.device != other.device:
         _fail(fn, f"{name} is on {value.device}, expected {other.device} like {other_name}")
-    try:
-        broadcasts = torch.broadcast_shapes(other.shape, value.shape) == other.shape
-    except RuntimeError:
-        broadcasts = False
-    if not broadcasts:
+    aligned = zip(reversed(value.shape), reversed(other.shape), strict=False)
+    if value.dim() > other.dim() or not all(n == 1 or n == m for n, m in aligned):
         _fail(
             fn, f"{name} has shape {_shape(value)}, expected one that broadcasts to {_shape(other)} like {other_name}"
         )

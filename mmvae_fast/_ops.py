@@ -117,7 +117,7 @@ if _ext.LOADED:
         return z.new_empty(z.shape[:-1], dtype=_real(z)), z.new_empty(by_expert, dtype=_real(z))
 
     @torch.library.register_fake("mmvae_fast::mixture_log_prob_backward")
-    def _(grad, z, mu, scale, mask, family, log_prob, densities, z_grad, expert_grads):
+    def _(grad, z, mu, scale, mask, family, densities, z_grad, expert_grads):
         return [z.new_empty(z.shape if z_grad else (0,)), *(_like_experts(mu) if expert_grads else [])]
 
     @torch.library.register_fake("mmvae_fast::log_likelihood")

@@ -26,7 +26,7 @@ from torch.distributions import Distribution, constraints, kl_divergence
 from torch.distributions.kl import _kl_independent_independent, register_kl
 
 from mmvae_fast import _checks, functional, reference
-from mmvae_fast.reference import Experts, philox_words, seed_tensor
+from mmvae_fast.reference import Experts, seed_tensor
 
 __all__ = ["Independent", "Laplace", "MixtureOfExperts", "Normal", "ProductOfExperts", "kl_divergence"]
 
@@ -449,7 +449,7 @@ class MixtureOfExperts(Distribution):
         mu, scale, observed = self._stacked()
         seed = seed_tensor(seed, None, mu.device)
         n_observed = observed.sum(0).squeeze(-1)
-        drawn = _choose_components(seed, n_observed, 1 if n_samples is None else n_samples)  # [K, B]: the k-th observed
+        drawn = reference.choose_component(seed, n_observed, 1 if n_samples is None else n_samples)  # [K, B]
         running = observed.squeeze(-1).cumsum(0)  # [M, B]
         index = (running.unsqueeze(1) <= drawn).sum(0).clamp(max=count - 1)[..., None].expand(-1, -1, mu.shape[-1])
         # (a row without experts picks any of them: they all hold the prior there)
@@ -463,15 +463,6 @@ class MixtureOfExperts(Distribution):
     def __repr__(self) -> str:
         rows, dim = list(self._batch_shape), self._event_shape[0]
         return f"{type(self).__name__}({len(self._mu)} {self.family} experts, batch {rows}, event [{dim}])"
-
-
-def _choose_components(seed: Tensor, n_available: Tensor, n_samples: int) -> Tensor:
-    """:func:`mmvae_fast.reference.choose_component` for every sample: [K, B]."""
-    device = n_available.device
-    row = torch.arange(n_available.shape[0], device=device)
-    sample = torch.arange(n_samples, device=device)[:, None]
-    word = philox_words((0, row, sample, 1), reference._key(seed))[0]
-    return ((2 * (word >> 9) + 1) * n_available) >> 24
 
 
 # --- KL ---------------------------------------------------------------------------------------------------------------

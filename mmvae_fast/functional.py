@@ -75,9 +75,13 @@ def _records(fn: str, tensors: Sequence[Tensor]) -> bool:
     return False
 
 
+def _autocasts(x: Tensor) -> bool:
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
 def _promoted(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Under autocast tensors of several types become the widest of them, as in torch; else they stay, to be refused."""
-    if not torch.is_autocast_enabled(tensors[0].device.type):
+    if not _autocasts(tensors[0]):
         return list(tensors)
     widest = tensors[0].dtype
     for t in tensors:
@@ -290,18 +294,16 @@ class _MixtureLogProb(Function):
     def forward(ctx, mask, family, z, *experts):
         half = len(experts) // 2
         log_prob, densities = ops.mixture_log_prob(z, experts[:half], experts[half:], mask, family)
-        ctx.save_for_backward(mask, z, log_prob, densities, *experts)
+        ctx.save_for_backward(mask, z, densities, *experts)
         ctx.family = family
         return log_prob
 
     @staticmethod
     def backward(ctx, grad):
-        mask, z, log_prob, densities, *experts = ctx.saved_tensors
+        mask, z, densities, *experts = ctx.saved_tensors
         mu, scale = experts[: len(experts) // 2], experts[len(experts) // 2 :]
         of_z, of_experts = ctx.needs_input_grad[2], any(ctx.needs_input_grad[3:])
-        grads = ops.mixture_log_prob_backward(
-            grad, z, mu, scale, mask, ctx.family, log_prob, densities, of_z, of_experts
-        )
+        grads = ops.mixture_log_prob_backward(grad, z, mu, scale, mask, ctx.family, densities, of_z, of_experts)
         if not of_experts:
             grads, experts, missing = grads[:1], [], [None] * len(experts)
         else:
@@ -461,7 +463,7 @@ def product_of_experts(
     mus, logvars = _as_lists("product_of_experts", mu, logvar, mask)
     received = mus + logvars
     if weights is not None:
-        if isinstance(weights, Tensor) and torch.is_autocast_enabled(mus[0].device.type):
+        if isinstance(weights, Tensor) and _autocasts(mus[0]):
             weights = weights.to(_arithmetic(mus[0].dtype))
         _checks.weights("product_of_experts", mus[0] if mus[0].dim() == 3 else mus, weights)
         weights = weights.to(_arithmetic(mus[0].dtype))
@@ -648,7 +650,7 @@ def log_likelihood(
     else:
         value = float(scale)
     options = value, _checks.LIKELIHOODS.index(family), event_dims
-    if _records("log_likelihood", (params,) if learned is None else (params, learned)):
+    if _records("log_likelihood", (x, params) if learned is None else (x, params, learned)):
         return _LogLikelihood.apply(x, params, learned, *options, mask)
     return ops.log_likelihood(x, params, learned, *options, mask)[0]
 

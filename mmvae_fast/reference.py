@@ -1,8 +1,8 @@
 """The specification: every fused function in a few lines of plain PyTorch.
 
-Kernels are tested against these twins in float64, ONNX export goes through them, and tensors no kernel exists
-for (float16, bfloat16, MPS, XPU, ...) fall back to them. They favour being obvious over being fast; the contracts
-shared by all of them stand in :mod:`mmvae_fast.functional`.
+Kernels are tested against these twins in float64, ONNX export goes through them, and devices no kernel exists for
+(MPS, XPU, ...) fall back to them. They favour being obvious over being fast; the contracts shared by all of them stand
+in :mod:`mmvae_fast.functional`.
 
 Missing experts are *selected* away (``torch.where``), never multiplied by the mask: NaN * 0 is NaN. For the same reason
 a branch that is not taken is given harmless numbers first: its gradient is 0 times something, which has to be finite.
@@ -72,7 +72,8 @@ def seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None = N
     seed = operator.index(seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed: expected 64 bits, got {seed}")
-    return torch.tensor([seed - 2**64 if seed >= 2**63 else seed], dtype=torch.int64, device=device)
+    # torch.full, not torch.tensor: that would copy from the host, which waits and cannot be captured in a graph
+    return torch.full((1,), seed - 2**64 if seed >= 2**63 else seed, dtype=torch.int64, device=device)
 
 
 def philox_words(counter: Sequence[Tensor | int], key: Sequence[Tensor | int]) -> list[Tensor]:
@@ -154,14 +155,16 @@ def philox_laplace(
     return _interleave(lanes, dim, n_samples, dtype)
 
 
-def choose_component(seed: int | Tensor, n_available: Tensor) -> Tensor:
-    """For every row, which of its ``n_available`` [B] mixture components it draws: floor(u * n), exactly, as int64 [B].
+def choose_component(seed: int | Tensor, n_available: Tensor, n_samples: int | None = None) -> Tensor:
+    """For every row, which of its ``n_available`` [B] mixture components it draws: floor(u * n), exactly, as int64 [B],
+    or [n_samples, B].
 
-    Stream 1 of the noise; 0 where nothing is available. Depends on seed and row only, never on the batch size.
+    Stream 1 of the noise; 0 where nothing is available. Depends on seed, row and sample, never on the batch size.
     """
     device = n_available.device
     row = torch.arange(n_available.shape[0], device=device)
-    word = philox_words((0, row, 0, 1), _key(seed_tensor(seed, device=device)))[0]
+    sample = 0 if n_samples is None else torch.arange(n_samples, device=device)[:, None]
+    word = philox_words((0, row, sample, 1), _key(seed_tensor(seed, device=device)))[0]
     return ((2 * (word >> 9) + 1) * n_available) >> 24  # u = (2k + 1) * 2**-24: integer arithmetic, no rounding
 
 

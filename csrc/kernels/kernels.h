@@ -207,7 +207,6 @@ struct MixtureLogProbBackward {
   Family family;
   int64_t rows, dim, samples;
   const S* z;
-  const Arithmetic<S>* log_prob;       // [K, B]
   const Arithmetic<S>* densities;      // [K, B, M]
   const Arithmetic<S>* grad_log_prob;  // [K, B]
   S* grad_z;                           // [K, B, D] or nullptr

@@ -70,23 +70,26 @@ class Check {
     if (!together(*mask, one)) fail("mask is on another device than mu");
   }
 
-  // A gradient or saved tensor handed to a backward op.
+  // A gradient, a saved tensor, or what the public functions have already checked and expanded.
   void shaped(const char* name, const OptTensor& t, const Shape& expected, ScalarType type, const Tensor& like) const {
     if (!t.has_value()) return;
     if (shape_of(*t) != expected || t->scalar_type() != type || !together(*t, like))
-      fail(name, " has shape ", shape(*t), " and type ", dtype(*t), ", expected the forward's");
+      fail(name, " has shape ", shape(*t), " and type ", dtype(*t), together(*t, like) ? "" : " on another device",
+           ", expected ", text(expected), " and ", dtype(type));
   }
 
-  static std::string shape(const Tensor& t) {
+  static std::string shape(const Tensor& t) { return text(shape_of(t)); }
+  static std::string text(const Shape& sizes) {
     std::ostringstream s;
     s << "[";
-    for (int64_t i = 0; i < t.dim(); ++i) s << (i ? ", " : "") << t.size(i);
+    for (size_t i = 0; i < sizes.size(); ++i) s << (i ? ", " : "") << sizes[i];
     s << "]";
     return s.str();
   }
 
-  static std::string dtype(const Tensor& t) {
-    switch (t.scalar_type()) {
+  static std::string dtype(const Tensor& t) { return dtype(t.scalar_type()); }
+  static std::string dtype(ScalarType type) {
+    switch (type) {
       case ScalarType::Float:
         return "torch.float32";
       case ScalarType::Double:
@@ -104,7 +107,7 @@ class Check {
       case ScalarType::Byte:
         return "torch.uint8";
       default:
-        return torch::headeronly::toString(t.scalar_type());
+        return torch::headeronly::toString(type);
     }
   }
 

@@ -49,7 +49,7 @@ STABLE_TORCH_LIBRARY(mmvae_fast, m) {
   m.def("mixture_log_prob(Tensor z, Tensor[] mu, Tensor[] scale, Tensor? mask, int family) -> (Tensor, Tensor)");
   m.def(
       "mixture_log_prob_backward(Tensor grad, Tensor z, Tensor[] mu, Tensor[] scale, Tensor? mask, int family, "
-      "Tensor log_prob, Tensor densities, bool z_grad, bool expert_grads) -> Tensor[]");
+      "Tensor densities, bool z_grad, bool expert_grads) -> Tensor[]");
   m.def(
       "log_likelihood(Tensor x, Tensor params, Tensor? scale, float scale_value, int family, int event_dims, "
       "Tensor? mask) -> (Tensor, Tensor)");

@@ -55,29 +55,32 @@ static std::tuple<Tensor, Tensor> mixture_log_prob(const Tensor& z, const Tensor
 
 // The gradient of z (of no elements unless `z_grad`), then with `expert_grads` those of mu and scale.
 static Tensors mixture_log_prob_backward(const Tensor& grad, const Tensor& z, const Tensors& mu, const Tensors& scale,
-                                         const OptTensor& mask, int64_t family, const Tensor& log_prob,
-                                         const Tensor& densities, bool z_grad, bool wants_experts) {
+                                         const OptTensor& mask, int64_t family, const Tensor& densities, bool z_grad,
+                                         bool wants_experts) {
   const Check check("mixture_log_prob_backward");
   const MixtureArgs a(check, z, mu, scale, mask, family);
   const ExpertArgs& experts = a.experts;
   const ScalarType real = arithmetic(experts.dtype);
   check.shaped("grad", grad, a.lead, real, z);
-  check.shaped("log_prob", log_prob, a.lead, real, z);
   check.shaped("densities", densities, a.by_expert(), real, z);
-  const Tensor g = dense(grad), lp = dense(log_prob), q = dense(densities);
+  const Tensor g = dense(grad), q = dense(densities);
   Tensors out{empty(z_grad ? shape_of(z) : Shape{0}, experts.dtype, z)};
   Tensors of_experts;
   if (wants_experts) of_experts = expert_grads(mu);
   for_type(experts.dtype, [&](auto zero) {
     using S = decltype(zero);
     using A = Arithmetic<S>;
-    const MixtureLogProbBackward<S> args{
-        experts.as<S>(), static_cast<Family>(family),
-        experts.rows,    experts.dim,
-        a.samples,       data<S>(a.z),
-        data<A>(lp),     data<A>(q),
-        data<A>(g),      z_grad ? data<S>(out[0]) : nullptr,
-        wants_experts,   wants_experts ? grads_in<S>(of_experts, experts) : ExpertGrads<S>{}};
+    const MixtureLogProbBackward<S> args{experts.as<S>(),
+                                         static_cast<Family>(family),
+                                         experts.rows,
+                                         experts.dim,
+                                         a.samples,
+                                         data<S>(a.z),
+                                         data<A>(q),
+                                         data<A>(g),
+                                         z_grad ? data<S>(out[0]) : nullptr,
+                                         wants_experts,
+                                         wants_experts ? grads_in<S>(of_experts, experts) : ExpertGrads<S>{}};
     run(&Table<S>::mixture_log_prob_backward, args, experts.rows, experts.dim * experts.count * (a.samples + 1), z);
   });
   for (Tensor& t : of_experts) out.push_back(std::move(t));

@@ -6,7 +6,7 @@
 namespace mmvae {
 
 // Counted up with every change of a schema: a library from before it must not be called by Python from after it.
-constexpr int kOpsVersion = 2;
+constexpr int kOpsVersion = 3;
 
 inline PyObject* ops_module(const char* name) {
   static struct PyModuleDef definition = {

@@ -90,12 +90,13 @@ def relative_errors(actual, exact):
     return torch.where(holds, (a - e).abs() / e.abs().clamp(min=1e-30), 0.0).flatten()
 
 
+@on_devices
 @pytest.mark.parametrize("fn", [f for f in EXPERTS if "sample_kl" in f])
 @pytest.mark.parametrize("size", [1.0, 30.0])
 @pytest.mark.parametrize("logvar", [-10.0, -16.0, -24.0])
-def test_peaked_posteriors(fn, logvar, size):
+def test_peaked_posteriors(fn, logvar, size, device):
     """Where sd vanishes beside mu, z - mu has lost the noise: the gradient to logvar must not."""
-    experts = make_experts(3, 9, 25, mask="bits")
+    experts = make_experts(3, 9, 25, mask="bits", device=device)
     with torch.no_grad():
         for m, v in zip(experts.mu, experts.logvar, strict=True):
             m.copy_(m * 0.01 * size + size)  # experts that agree, as trained ones do
@@ -107,16 +108,17 @@ def test_peaked_posteriors(fn, logvar, size):
     )
     for m, t, e in zip(mine, theirs, truth, strict=True):
         scale = e.abs().max()
-        error, twins = ((g.double() - e).abs().max() / scale for g in (m, t))
+        error, twins = ((g.double().cpu() - e).abs().max() / scale for g in (m, t))
         # of several experts, logvar's gradient holds differences of means, which cost the twin as much
         assert error <= 8 * twins + 1e-5
 
 
+@on_devices
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-5])
-def test_peaked_and_collapsed_single_gaussian(size, dtype):
-    mu, logvar = torch.randn(2, 7, 40, dtype=torch.float64).mul(size).to(dtype).requires_grad_().unbind(0)
-    mu64, logvar64 = (t.detach().double().requires_grad_() for t in (mu, logvar))
+def test_peaked_and_collapsed_single_gaussian(size, dtype, device):
+    mu, logvar = torch.randn(2, 7, 40, dtype=torch.float64).mul(size).to(device, dtype).requires_grad_().unbind(0)
+    mu64, logvar64 = (t.detach().cpu().double().requires_grad_() for t in (mu, logvar))
     kl, expected = functional.gaussian_kl(mu, logvar), reference.gaussian_kl(mu64, logvar64)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-15 / size**2  # the twin's own: e^x - 1 - x cancels
     assert_close(kl, expected, tolerance)
@@ -129,18 +131,19 @@ def test_peaked_and_collapsed_single_gaussian(size, dtype):
     assert_close(gradients((z,), [sharp])[0], gradients((z64,), [sharp64])[0], TOLERANCE[dtype])
 
 
+@on_devices
 @pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-4])
-def test_mopoe_kl_near_the_prior(size):
+def test_mopoe_kl_near_the_prior(size, device):
     """A collapsed posterior's KL is far below the rounding of the terms it is a difference of."""
-    experts = make_experts(3, 8, 33, mask="bits")
+    experts = make_experts(3, 8, 33, mask="bits", device=device)
     with torch.no_grad():
         for t in experts.tensors():
             t.mul_(size)
     twin = experts.to(torch.float64)
-    lone = experts.mask.sum(1) == 1
+    lone = twin.mask.sum(1) == 1
     kl = functional.mopoe_sample_kl(experts.mu, experts.logvar, experts.mask, seed=0).kl
     exact = reference.mopoe_sample_kl(twin.mu, twin.logvar, twin.mask, seed=0).kl
-    assert_close(kl[lone], exact[lone], 1e-5)
+    assert_close(kl.cpu()[lone], exact[lone], 1e-5)
     assert_close(kl, exact, 1e-5)
 
 
@@ -151,14 +154,15 @@ def test_an_uninformative_posterior_is_infinitely_far_from_the_prior():
         assert module.mopoe_sample_kl([torch.zeros(1, 2)], [logvar], prior="none").kl.item() == math.inf
 
 
-def test_no_samples():
-    experts = make_experts(2, 3, 5)
+@on_devices
+def test_no_samples(device):
+    experts = make_experts(2, 3, 5, device=device)
     out = functional.poe_sample_kl(experts.mu, experts.logvar, n_samples=0)
     assert out.z.shape == (0, 3, 5)
     grads = torch.autograd.grad(out.z.sum() + out.kl.sum(), experts.tensors())
     assert all(g.isfinite().all() for g in grads)
-    mu = torch.randn(3, 5, requires_grad=True)
-    (grad,) = torch.autograd.grad(functional.reparameterize(mu, torch.zeros(3, 5), 0).sum(), mu)
+    mu = torch.randn(3, 5, device=device, requires_grad=True)
+    (grad,) = torch.autograd.grad(functional.reparameterize(mu, torch.zeros_like(mu), 0).sum(), mu)
     assert (grad == 0).all()
 
 
@@ -313,35 +317,41 @@ def test_leading_dimensions(shape, dtype, device):
         assert_close(a, e, 4 * torch.finfo(dtype).eps if dtype in HALVES else TOLERANCE[dtype])
 
 
+@on_devices
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_kl_is_accurate_and_not_negative_near_the_prior(dtype):
+def test_kl_is_accurate_and_not_negative_near_the_prior(dtype, device):
     logvar = torch.logspace(-10, 0, 64, dtype=torch.float64).outer(torch.tensor([1.0, -1.0]).double()).t().to(dtype)
     for row in logvar.reshape(-1, 1):
-        kl, exact = functional.gaussian_kl(torch.zeros_like(row), row), 0.5 * (math.expm1(row) - row.double())
+        kl, exact = (
+            functional.gaussian_kl(torch.zeros_like(row, device=device), row.to(device)).cpu(),
+            0.5 * (math.expm1(row) - row.double()),
+        )
         if abs(row) < 1e-5:  # expm1(x) - x cancels even in float64: its series does not
             exact = row.double() ** 2 / 4 * (1 + row.double() / 3)
         assert kl >= 0
         assert abs(kl.double() - exact) <= (2e-6 if dtype == torch.float32 else 1e-5) * exact
 
 
-def test_strided_and_broadcast_gaussians():
-    h = torch.randn(6, 4, 10, dtype=torch.float64)
+@on_devices
+def test_strided_and_broadcast_gaussians(device):
+    h = torch.randn(6, 4, 10, dtype=torch.float64, device=device)
     mu, logvar = h.chunk(2, -1)
     assert not mu.is_contiguous()
     assert_close(functional.gaussian_kl(mu, logvar), reference.gaussian_kl(mu, logvar), 1e-12)
-    wide = torch.randn(5, dtype=torch.float64).expand(3, 4, 5)
+    wide = torch.randn(5, dtype=torch.float64, device=device).expand(3, 4, 5)
     assert_close(functional.reparameterize(wide, wide, seed=1), reference.reparameterize(wide, wide, seed=1), 1e-12)
-    t = torch.randn(3, 5, 4, dtype=torch.float64).permute(1, 2, 0)
+    t = torch.randn(3, 5, 4, dtype=torch.float64, device=device).permute(1, 2, 0)
     assert_close(functional.gaussian_kl(t, t), reference.gaussian_kl(t, t), 1e-12)
 
 
+@on_devices
 @pytest.mark.parametrize("module", [functional, reference], ids=["kernel", "twin"])
-def test_chosen_subsets(module):
+def test_chosen_subsets(module, device):
     """A list of subsets: only those count, in the caller's order; rows without any of them get the prior."""
-    experts = make_experts(4, 32, 6, dtype=torch.float64, mask="bits")
+    experts = make_experts(4, 32, 6, dtype=torch.float64, mask="bits", device=device)
     subsets = [0b1100, 0b0001, 0b0111]
     out = module.mopoe_sample_kl(experts.mu, experts.logvar, experts.mask, subsets=subsets, prior="none", seed=4)
-    patterns = (experts.mask.long() << torch.arange(4)).sum(1)
+    patterns = (experts.mask.cpu().long() << torch.arange(4)).sum(1)
     for row, pattern in enumerate(patterns.tolist()):
         usable = [i for i, s in enumerate(subsets) if s & ~pattern == 0]
         if not usable:
@@ -384,24 +394,61 @@ def test_all_subsets_in_any_order(count, prior, device):
             assert_close(g, e, 1e-11)
 
 
-def test_every_available_subset_is_drawn_equally_often():
-    experts = make_experts(3, 8192, 1)
-    experts.mask = torch.tensor([True, False, True]).expand(8192, 3)
-    subset = functional.mopoe_sample_kl(experts.mu, experts.logvar, experts.mask, seed=11).subset
+@on_devices
+def test_every_available_subset_is_drawn_equally_often(device):
+    experts = make_experts(3, 8192, 1, device=device)
+    experts.mask = torch.tensor([True, False, True], device=device).expand(8192, 3)
+    subset = functional.mopoe_sample_kl(experts.mu, experts.logvar, experts.mask, seed=11).subset.cpu()
     counts = torch.bincount(subset, minlength=7)
     assert counts.nonzero().flatten().tolist() == [0, 3, 4]  # {0}, {2}, {0, 2}
     expected = 8192 / 3
     assert ((counts[[0, 3, 4]] - expected) ** 2 / expected).sum() < 13.8  # chi-square, 2 dof, p = 1e-3
 
 
+@on_devices
 @pytest.mark.parametrize("fn", [fn for fn in EXPERTS if "chosen" in fn or not fn.startswith(("mopoe", "subset"))])
-def test_sixteen_experts(fn):
-    compare(fn, make_inputs(fn, 16, 3, 18, dtype=torch.float64, mask="random"), allowed(fn, torch.float64, 18))
+def test_sixteen_experts(fn, device):
+    inputs = make_inputs(fn, 16, 3, 18, dtype=torch.float64, mask="random", device=device)
+    compare(fn, inputs, allowed(fn, torch.float64, 18))
 
 
+@on_devices
+@pytest.mark.parametrize("fn", ["mopoe_sample_kl", "subset_posteriors"])
+def test_all_subsets_of_sixteen_experts(fn, device):
+    inputs = make_inputs(fn, 16, 1, 3, dtype=torch.float64, device=device)
+    compare(fn, inputs, allowed(fn, torch.float64, 3))
+
+
+@on_devices
 @pytest.mark.parametrize("fn", ["poe_sample_kl", "mopoe_sample_kl", "subset_posteriors"])
-def test_more_experts_than_registers(fn):
-    compare(fn, make_inputs(fn, 9, 3, 18, dtype=torch.float64, mask="random"), allowed(fn, torch.float64, 18))
+def test_more_experts_than_registers(fn, device):
+    inputs = make_inputs(fn, 9, 3, 18, dtype=torch.float64, mask="random", device=device)
+    compare(fn, inputs, allowed(fn, torch.float64, 18))
+
+
+@on_devices
+def test_a_thousand_samples(device):
+    experts = make_experts(3, 2, 9, dtype=torch.float64, mask="bits", device=device)
+    twin = experts.to(torch.float64)
+    many = [
+        f.poe_sample_kl(x.mu, x.logvar, x.mask, n_samples=1000, seed=SEED)[:4]
+        for f, x in ((functional, experts), (reference, twin))
+    ]
+    z = many[1][0].detach()
+    scale = [torch.exp(0.5 * v.detach()) for v in twin.logvar]
+    many[0] += (functional.mixture_log_prob(z.to(device), experts.mu, [s.to(device) for s in scale], experts.mask),)
+    many[1] += (reference.mixture_log_prob(z, twin.mu, scale, twin.mask),)
+    for a, e in zip(*many, strict=True):
+        assert_close(a, e, 1e-11)
+    for a, e in zip(gradients(many[0], experts.tensors()), gradients(many[1], twin.tensors()), strict=True):
+        assert_close(a, e, 1e-11)
+
+
+def test_a_mixture_density_may_be_changed_in_place():
+    experts = make_experts(2, 3, 5, scales=True)
+    z = torch.randn(3, 5, requires_grad=True)
+    functional.mixture_log_prob(z, experts.mu, experts.logvar).add_(1).sum().backward()
+    assert z.grad.isfinite().all()
 
 
 @on_devices

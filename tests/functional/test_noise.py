@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from expert_cases import DEVICES
 
 from mmvae_fast import functional, reference
 
@@ -27,6 +28,14 @@ KNOWN_ANSWERS = [  # Salmon et al. 2011 (Random123): counter, key, Philox4x32-10
 @pytest.mark.parametrize("counter, key, words", KNOWN_ANSWERS)
 def test_known_answers(counter, key, words):
     assert [int(w) for w in reference.philox_words(counter, key)] == list(words)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("n_samples", [None, 3])
+def test_every_device_draws_the_same_noise(n_samples, device):
+    zero = torch.zeros(6, 50, device=device)
+    z = functional.reparameterize(zero, zero, n_samples, seed=99).cpu().numpy()
+    assert np.abs(z - native.philox_normal(99, 6, 50, n_samples)).max() <= 4e-6
 
 
 def words_from_normals(normals: np.ndarray) -> np.ndarray:

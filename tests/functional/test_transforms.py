@@ -277,6 +277,26 @@ def test_forward_mode_raises(fn, grad_mode, device):
 
 
 @needs_kernels
+def test_forward_mode_through_the_data_raises():
+    x, mean = torch.randn(2, 3), torch.randn(2, 3)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            functional.log_likelihood(dual, mean, family="normal")
+
+
+@needs_kernels
+def test_shapes_without_data():
+    """On the meta device every function answers with shapes."""
+    a, b = (torch.randn(2, 3, device="meta") for _ in range(2))
+    assert functional.gaussian_kl(a, b, a).shape == (2,)
+    assert functional.product_of_experts([a, b], [a, b], weights=torch.ones(2, device="meta"))[0].shape == (2, 3)
+    assert functional.poe_sample_kl([a, b], [a, b], n_samples=4, seed=1).z.shape == (4, 2, 3)
+    assert functional.mixture_log_prob(a, [a, b], [a, b]).shape == (2,)
+    assert functional.log_likelihood(a, b, family="normal").shape == (2,)
+
+
+@needs_kernels
 @on_devices
 def test_autocast_promotes_to_the_widest(device):
     """Under autocast encoders hand over halves beside float32; outside it that is an error."""

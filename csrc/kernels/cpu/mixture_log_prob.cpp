@@ -98,14 +98,14 @@ static MMVAE_INLINE void prefetch(const S* p) {
 }
 
 template <class T, class C>
-struct Plan {
+struct Tiling {
   static constexpr int n = kLanes<T>;
   static constexpr int max_components = kComponentBytes / sizeof(C), max_table = kTableBytes / sizeof(T);
   static_assert(max_components >= kMaxExperts && max_table >= (kMaxExperts + 2) * n, "a vector of each fits");
   int64_t dims, samples;
 
   // `columns` numbers a sample
-  Plan(int components, int columns, int64_t dim) {
+  Tiling(int components, int columns, int64_t dim) {
     int64_t vectors = max_components / components;
     if (vectors > kMaxVectors) vectors = kMaxVectors;
     const int64_t needed = (dim + n - 1) / n, runs = (needed + vectors - 1) / vectors;
@@ -225,7 +225,7 @@ template <class D, class S>
 static void forward(const MixtureLogProb<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
   using V = Vec<S>;
-  using P = Plan<T, Component<V>>;
+  using P = Tiling<T, Component<V>>;
   Component<V> components[P::max_components];
   alignas(64) T table[P::max_table];
   SumOfLogs<V> logs[kMaxExperts];
@@ -363,7 +363,7 @@ static void backward(const MixtureLogProbBackward<S>& a, int64_t begin, int64_t 
   using T = Arithmetic<S>;
   using V = Vec<S>;
   using C = ComponentWithGrads<V>;
-  using P = Plan<T, C>;
+  using P = Tiling<T, C>;
   constexpr int kSamples = 4;
   C components[P::max_components];
   alignas(64) T table[P::max_table];
