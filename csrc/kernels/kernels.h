@@ -39,10 +39,14 @@ struct Experts {
   Mask mask;
 };
 
-// The gradients of the experts, each contiguous [B, D].
+// The gradients of the experts, each contiguous [B, D]. (With a stride for each, the arguments would be more than the
+// 4096 bytes that every CUDA driver passes to a kernel.)
 template <class S>
 struct ExpertGrads {
-  Rows<S> mu[kMaxExperts], logvar[kMaxExperts];
+  int64_t dim;
+  S *mu[kMaxExperts], *logvar[kMaxExperts];
+  MMVAE_HD S* mu_row(int expert, int64_t r) const { return mu[expert] + r * dim; }
+  MMVAE_HD S* logvar_row(int expert, int64_t r) const { return logvar[expert] + r * dim; }
 };
 
 template <class S>

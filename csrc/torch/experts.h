@@ -75,12 +75,11 @@ inline Tensors expert_grads(const Tensors& mu) {
 template <class S>
 ExpertGrads<S> grads_in(Tensors& grads, const ExpertArgs& args) {
   ExpertGrads<S> view;
+  view.dim = args.dim;
   const int64_t step = args.rows * args.dim;
   for (int m = 0; m < args.count; ++m) {
-    S* mu = args.stacked ? data<S>(grads[0]) + m * step : data<S>(grads[m]);
-    S* logvar = args.stacked ? data<S>(grads[1]) + m * step : data<S>(grads[args.count + m]);
-    view.mu[m] = {mu, args.dim};
-    view.logvar[m] = {logvar, args.dim};
+    view.mu[m] = args.stacked ? data<S>(grads[0]) + m * step : data<S>(grads[m]);
+    view.logvar[m] = args.stacked ? data<S>(grads[1]) + m * step : data<S>(grads[args.count + m]);
   }
   return view;
 }

@@ -206,8 +206,8 @@ template <class S>
 static void clear_gradients(const Experts<S>& experts, const ExpertGrads<S>& out, int64_t r, int64_t dim, bool all) {
   for (int m = 0; m < experts.count; ++m) {
     if (!all && experts.mask.observed(r, m)) continue;
-    memset(out.mu[m].row(r), 0, dim * sizeof(S));
-    memset(out.logvar[m].row(r), 0, dim * sizeof(S));
+    memset(out.mu_row(m, r), 0, dim * sizeof(S));
+    memset(out.logvar_row(m, r), 0, dim * sizeof(S));
   }
 }
 
@@ -310,7 +310,7 @@ static MMVAE_INLINE void write_gradients(const Plan& plan, const Sums<T>& sums, 
   using V = Vec<T>;
   for (int m = 0; m < row.count; ++m) {
     const int e = row.expert[m];
-    S *grad_mu = out.mu[e].row(r) + d, *grad_logvar = out.logvar[e].row(r) + d;
+    S *grad_mu = out.mu_row(e, r) + d, *grad_logvar = out.logvar_row(e, r) + d;
     const auto write = [&](auto alone) __attribute__((always_inline)) {
       for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
         const V mu = load_as<T>(row.mu[m] + d + i, lanes), precision = load(sums.precision(e) + i);

@@ -376,8 +376,8 @@ static void backward(const MixtureLogProbBackward<S>& a, int64_t begin, int64_t 
           ++j;
           continue;
         }
-        memset(a.out.mu[m].row(r), 0, a.dim * sizeof(S));
-        memset(a.out.logvar[m].row(r), 0, a.dim * sizeof(S));
+        memset(a.out.mu_row(m, r), 0, a.dim * sizeof(S));
+        memset(a.out.logvar_row(m, r), 0, a.dim * sizeof(S));
       }
     }
     const P plan(row.count, row.count + 2, a.dim);
@@ -403,8 +403,8 @@ static void backward(const MixtureLogProbBackward<S>& a, int64_t begin, int64_t 
         const int expert = row.experts.expert[j];
         const C* c = components + j;
         for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-          store(a.out.mu[expert].row(r) + d + i, c->grad_mean * c->inverse_scale, lanes);
-          store(a.out.logvar[expert].row(r) + d + i, (c->grad_scale - total) * c->inverse_scale, lanes);
+          store(a.out.mu_row(expert, r) + d + i, c->grad_mean * c->inverse_scale, lanes);
+          store(a.out.logvar_row(expert, r) + d + i, (c->grad_scale - total) * c->inverse_scale, lanes);
           c += row.count;
         });
       }

@@ -204,8 +204,8 @@ static void to_experts(const PoEBackward<S>& a, int64_t begin, int64_t end) {
         ++k;
         continue;
       }
-      memset(a.out.mu[m].row(r), 0, a.dim * sizeof(S));
-      memset(a.out.logvar[m].row(r), 0, a.dim * sizeof(S));
+      memset(a.out.mu_row(m, r), 0, a.dim * sizeof(S));
+      memset(a.out.logvar_row(m, r), 0, a.dim * sizeof(S));
     }
     if (row.count == 0) continue;
     for_runs(a.dim, [&](int64_t d, int64_t n) {
@@ -224,7 +224,7 @@ static void to_experts(const PoEBackward<S>& a, int64_t begin, int64_t end) {
         for (int m = 0; m < row.count; ++m) {
           const int expert = row.expert[m];
           const S *mu = row.mu[m] + d + group, *logvar = row.logvar[m] + d + group;
-          S *out_mu = a.out.mu[expert].row(r) + d + group, *out_logvar = a.out.logvar[expert].row(r) + d + group;
+          S *out_mu = a.out.mu_row(expert, r) + d + group, *out_logvar = a.out.logvar_row(expert, r) + d + group;
 #pragma GCC unroll 4
           for (int u = 0; u < U; ++u) {
             const int i = u * kLanes<S>;

@@ -41,9 +41,14 @@ constexpr int64_t kMaxBlocks = 5;  // few, so that tests reach the second round 
 constexpr int64_t kMaxBlocks = 0x7FFFFFFF;
 #endif
 
+// What a kernel's parameters take: at most 4096 bytes, since more needs CUDA 12.1, a driver of its time and sm_70.
+template <class... Parameters>
+constexpr size_t kParameterBytes = (0 + ... + ((sizeof(Parameters) + 7) / 8 * 8));
+
 template <class... Parameters, class... Args>
 void start_kernel(const char* name, void (*kernel)(Parameters...), int64_t blocks, cudaStream_t stream,
                   const Args&... args) {
+  static_assert(kParameterBytes<Parameters...> <= 4096, "a kernel's parameters are more than every driver takes");
   if (blocks <= 0) return;
   const unsigned grid = static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
 #ifdef MMVAE_CUDA_EMULATED

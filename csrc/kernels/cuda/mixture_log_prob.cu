@@ -210,8 +210,8 @@ static __global__ void __launch_bounds__(kBlock)
         grad_mu[i] *= scale[i];
         grad_scale[i] *= scale[i];
       }
-      store<N>(a.out.mu[m].row(row) + d, grad_mu, n);
-      store<N>(a.out.logvar[m].row(row) + d, grad_scale, n);
+      store<N>(a.out.mu_row(m, row) + d, grad_mu, n);
+      store<N>(a.out.logvar_row(m, row) + d, grad_scale, n);
     }
   });
 }

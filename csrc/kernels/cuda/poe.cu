@@ -141,8 +141,8 @@ static __global__ void __launch_bounds__(kBlock) poe_backward(const __grid_const
     for_packs<N>(a.dim, team, lane, [&](int64_t d, int64_t n) {
       for (int m = 0; m < a.experts.count; ++m) {
         if (a.experts.mask.observed(row, m)) continue;
-        store<N>(a.out.mu[m].row(row) + d, Pack<A, N>{}, n);
-        store<N>(a.out.logvar[m].row(row) + d, Pack<A, N>{}, n);
+        store<N>(a.out.mu_row(m, row) + d, Pack<A, N>{}, n);
+        store<N>(a.out.logvar_row(m, row) + d, Pack<A, N>{}, n);
       }
       if (!any) return;
       const Joint<A, N> q = joint_of<N>(a, any, seed, row, d, n);
@@ -164,8 +164,8 @@ static __global__ void __launch_bounds__(kBlock) poe_backward(const __grid_const
           grad_mu[i] = g.mu;
           grad_logvar[i] = g.logvar;
         }
-        store<N>(a.out.mu[m].row(row) + d, grad_mu, n);
-        store<N>(a.out.logvar[m].row(row) + d, grad_logvar, n);
+        store<N>(a.out.mu_row(m, row) + d, grad_mu, n);
+        store<N>(a.out.logvar_row(m, row) + d, grad_logvar, n);
       });
     });
   });

@@ -161,8 +161,8 @@ struct TermGradients {
 #pragma unroll kUnroll
     for (int m = 0; m < kMax; ++m) {
       if (m >= count) continue;
-      out.mu[m].row(row)[d] = to_memory<S>(mu[m]);
-      out.logvar[m].row(row)[d] = to_memory<S>(logvar[m]);
+      out.mu_row(m, row)[d] = to_memory<S>(mu[m]);
+      out.logvar_row(m, row)[d] = to_memory<S>(logvar[m]);
     }
   }
 };
