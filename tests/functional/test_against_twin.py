@@ -194,6 +194,25 @@ def test_only_uninformative_experts(dtype, device):
 
 
 @on_devices
+@pytest.mark.parametrize("module", [functional, reference], ids=["kernel", "twin"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_subset_of_an_uninformative_expert(dtype, module, device):
+    """It says nothing where its expert does not, about the mean either; and elsewhere is that expert."""
+    mu = torch.tensor([[3.0, 3.0]], dtype=dtype, device=device).requires_grad_()
+    logvar = torch.tensor([[math.inf, 0.0]], dtype=dtype, device=device).requires_grad_()
+    for experts in ([mu], [mu, mu]):
+        out = module.subset_posteriors(experts, [logvar] * len(experts), subsets=[1], prior="none")
+        assert out.mu.tolist() == [[[0.0, 3.0]]] and out.logvar.tolist() == [[[math.inf, 0.0]]]
+        assert out.kl.item() == math.inf
+        grads = torch.autograd.grad(out.mu.sum() + out.kl.sum(), [mu, logvar])
+        assert [g.tolist() for g in grads] == [[[0.0, 4.0]], [[0.0, 0.0]]]
+    out = module.mopoe_sample_kl([mu], [logvar], prior="none", seed=SEED)
+    assert out.kl.item() == math.inf and out.z[0].isinf().tolist() == [True, False]
+    grads = torch.autograd.grad(out.kl.sum(), [mu, logvar])
+    assert [g.tolist() for g in grads] == [[[0.0, 3.0]], [[0.0, 0.0]]]
+
+
+@on_devices
 @pytest.mark.parametrize("rubbish", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("module", [functional, reference], ids=["kernel", "twin"])
 @pytest.mark.parametrize("fn", EXPERTS)

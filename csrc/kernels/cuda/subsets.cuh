@@ -60,14 +60,15 @@ MMVAE_DEVICE Posterior<A> posterior_of_sums(A precision, A weighted_mean) {
   return {weighted_mean * var, -log(precision), square_root(var)};
 }
 
-// That of a subset of one expert.
+// That of a subset of one expert. It has no mean where that says nothing (logvar = +inf), as in a product.
 template <class S>
 MMVAE_DEVICE Posterior<Arithmetic<S>> lone_posterior(const Experts<S>& experts, int64_t row, int64_t d,
                                                      int64_t members) {
   using A = Arithmetic<S>;
   const int m = __ffsll(members) - 1;
   const A logvar = from_memory<S>(experts.logvar[m].row(row)[d]);
-  return {from_memory<S>(experts.mu[m].row(row)[d]), logvar, exp(logvar * static_cast<A>(0.5))};
+  const A mu = logvar == infinity<A>() ? A(0) : from_memory<S>(experts.mu[m].row(row)[d]);
+  return {mu, logvar, exp(logvar * static_cast<A>(0.5))};
 }
 
 // That of any subset, for any log-variances: in double, where its adjoints do not overflow either. It is seldom needed,
