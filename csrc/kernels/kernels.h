@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "half.h"
+#include "subsets.h"
 
 namespace mmvae {
 
@@ -134,23 +135,11 @@ struct PoEWeightsBackward {
   Arithmetic<S>* partial;  // [ceil(B / kWeightBlock), M, D]
 };
 
-// How the posteriors of the listed subsets follow from one another: each node adds one expert to its parent's sums.
-// Node 0 is the empty set; parents come before children. On CUDA the arrays are in device memory.
-struct Lattice {
-  int nodes, listed;
-  const int64_t* bits;    // [nodes] the subset as a bitmask
-  const int32_t* parent;  // [nodes]
-  const int32_t* expert;  // [nodes] the expert this node adds
-  const bool* is_listed;  // [nodes] whether the caller asked for it (else it is a stepping stone)
-  const bool* has_prior;  // [nodes] whether the prior expert sits in it
-  const int32_t* node;    // [listed] node of each listed subset, in the caller's order
-};
-
 // Subsets that are not available in a row get the prior: mu 0, logvar 0, kl 0.
 template <class S>
 struct SubsetPosteriors {
   Experts<S> experts;
-  Lattice lattice;
+  KernelSubsets subsets;
   int64_t rows, dim;
   S* mu;              // [S, B, D]
   S* logvar;          // [S, B, D]
@@ -161,7 +150,7 @@ struct SubsetPosteriors {
 template <class S>
 struct SubsetPosteriorsBackward {
   Experts<S> experts;
-  Lattice lattice;
+  KernelSubsets subsets;
   int64_t rows, dim;
   const S* grad_mu;              // [S, B, D] or nullptr = 0
   const S* grad_logvar;          // [S, B, D] or nullptr = 0
@@ -172,7 +161,7 @@ struct SubsetPosteriorsBackward {
 template <class S>
 struct MoPoE {
   Experts<S> experts;
-  Lattice lattice;
+  KernelSubsets subsets;
   int64_t rows, dim;
   const uint64_t* seed;
   S* z;               // [B, D]
@@ -183,7 +172,7 @@ struct MoPoE {
 template <class S>
 struct MoPoEBackward {
   Experts<S> experts;
-  Lattice lattice;
+  KernelSubsets subsets;
   int64_t rows, dim;
   const uint64_t* seed;
   const S* z;

@@ -1,4 +1,5 @@
-// The one place that knows which device this copy of the op files is compiled for.
+// The one place that knows which device this copy of the op files is compiled for (but for subsets, which the kernels
+// there are told in another way: subsets.h).
 //
 // `_C` holds them for the CPU, `_C_cuda` (MMVAE_CUDA) for CUDA: the same checks and allocations, and kernels behind the
 // same argument structs.
@@ -18,6 +19,13 @@
 
 namespace mmvae {
 
+// Whether what tensors hold can be looked at here. On a GPU that would be a synchronisation, and stop a capture.
+#if defined(MMVAE_CUDA) && !defined(MMVAE_CUDA_EMULATED)
+constexpr bool kReadable = false;
+#else
+constexpr bool kReadable = true;
+#endif
+
 #ifdef MMVAE_CUDA
 
 #ifdef MMVAE_CUDA_EMULATED
@@ -36,12 +44,17 @@ struct OnDeviceOf : torch::stable::accelerator::DeviceGuard {
 };
 #endif
 
-// All rows at once, on the current stream of the tensor's device.
-template <class S, class Args>
-void run(Kernel<Args> Table<S>::*, const Args& args, int64_t rows, int64_t /*work_per_row*/, const Tensor& on) {
-  if (rows == 0) return;
+// On the current stream of the tensor's device.
+template <class Args>
+void launch_on(const Tensor& on, const Args& args) {
   const OnDeviceOf guard(on);
   cuda::launch(args, current_stream(on));
+}
+
+// All rows at once.
+template <class S, class Args>
+void run(Kernel<Args> Table<S>::*, const Args& args, int64_t rows, int64_t /*work_per_row*/, const Tensor& on) {
+  if (rows > 0) launch_on(on, args);
 }
 
 #else

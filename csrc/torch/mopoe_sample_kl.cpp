@@ -1,61 +1,53 @@
-#include "lattice.h"
+#include "subsets.h"
 
 namespace mmvae {
 
 static std::tuple<Tensor, Tensor, Tensor> mopoe_sample_kl(const Tensors& mu, const Tensors& logvar,
-                                                          const OptTensor& mask, const Subsets& subsets, int64_t prior,
+                                                          const OptTensor& mask, const Subsets& list, int64_t prior,
                                                           const Tensor& seed) {
   const Check check("mopoe_sample_kl");
   const ExpertArgs experts(check, mu, logvar, mask);
   check.seed(seed, mu[0]);
-  const Lattice lattice = lattice_for(check, experts, subsets, prior);
+  const KernelSubsetArgs subsets(check, experts, list, prior);
   Tensor z = empty(experts.joint_shape(), experts.dtype, mu[0]);
   Tensor kl = empty({experts.rows}, arithmetic(experts.dtype), mu[0]);
   Tensor subset = empty({experts.rows}, ScalarType::Long, mu[0]);
   for_type(experts.dtype, [&](auto zero) {
     using S = decltype(zero);
-    const MoPoE<S> args{
-        experts.as<S>(),      lattice, experts.rows, experts.dim, seed_in(seed), data<S>(z), data<Arithmetic<S>>(kl),
-        data<int64_t>(subset)};
-    run(&Table<S>::mopoe_sample_kl, args, experts.rows, experts.dim * (experts.count + lattice.nodes), mu[0]);
+    const MoPoE<S> args{experts.as<S>(), subsets.view(),          experts.rows,         experts.dim, seed_in(seed),
+                        data<S>(z),      data<Arithmetic<S>>(kl), data<int64_t>(subset)};
+    run(&Table<S>::mopoe_sample_kl, args, experts.rows, experts.dim * (experts.count + subsets.sums()), mu[0]);
   });
   return {z, kl, subset};
 }
 
+// Where this cannot be read, the kernels take anything out of range for -1.
+static void check_choices(const Check& check, const int64_t* chosen, int64_t rows, int listed) {
+  for (int64_t r = 0; r < rows; ++r)
+    if (chosen[r] < -1 || chosen[r] >= listed) check.fail("subset holds ", chosen[r], ", expected -1 to ", listed - 1);
+}
+
 static Tensors mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& grad_kl, const Tensors& mu,
-                                        const Tensors& logvar, const OptTensor& mask, const Subsets& subsets,
+                                        const Tensors& logvar, const OptTensor& mask, const Subsets& list,
                                         int64_t prior, const Tensor& z, const Tensor& subset, const Tensor& seed) {
   const Check check("mopoe_sample_kl_backward");
   const ExpertArgs experts(check, mu, logvar, mask);
   check.seed(seed, mu[0]);
-  const Lattice lattice = lattice_for(check, experts, subsets, prior);
+  const KernelSubsetArgs subsets(check, experts, list, prior);
   check.shaped("z", z, experts.joint_shape(), experts.dtype, mu[0]);
   check.shaped("grad_z", grad_z, experts.joint_shape(), experts.dtype, mu[0]);
   check.shaped("grad_kl", grad_kl, {experts.rows}, arithmetic(experts.dtype), mu[0]);
   check.shaped("subset", subset, {experts.rows}, ScalarType::Long, mu[0]);
   const OptTensor gz = dense(grad_z), gk = dense(grad_kl);
   const Tensor sample = dense(z), chosen = dense(subset);
-#if !defined(MMVAE_CUDA) || defined(MMVAE_CUDA_EMULATED)  // on a device it would cost a synchronisation: kernels take
-                                                          // anything out of range for -1
-  for (int64_t r = 0; r < experts.rows; ++r) {
-    const int64_t s = data<int64_t>(chosen)[r];
-    if (s < -1 || s >= lattice.listed) check.fail("subset holds ", s, ", expected -1 to ", lattice.listed - 1);
-  }
-#endif
+  if (kReadable) check_choices(check, data<int64_t>(chosen), experts.rows, subsets.listed());
   Tensors out = expert_grads(mu);
   for_type(experts.dtype, [&](auto zero) {
     using S = decltype(zero);
-    const MoPoEBackward<S> args{experts.as<S>(),
-                                lattice,
-                                experts.rows,
-                                experts.dim,
-                                seed_in(seed),
-                                data<S>(sample),
-                                data<int64_t>(chosen),
-                                data<S>(gz),
-                                data<Arithmetic<S>>(gk),
-                                grads_in<S>(out, experts)};
-    run(&Table<S>::mopoe_sample_kl_backward, args, experts.rows, experts.dim * (experts.count + lattice.nodes) * 2,
+    const MoPoEBackward<S> args{experts.as<S>(),         subsets.view(),           experts.rows,          experts.dim,
+                                seed_in(seed),           data<S>(sample),          data<int64_t>(chosen), data<S>(gz),
+                                data<Arithmetic<S>>(gk), grads_in<S>(out, experts)};
+    run(&Table<S>::mopoe_sample_kl_backward, args, experts.rows, experts.dim * (experts.count + subsets.sums()) * 2,
         mu[0]);
   });
   return out;

@@ -49,15 +49,6 @@ inline Tensor empty(const Shape& shape, ScalarType dtype, const Tensor& like) {
   return Tensor(handle);
 }
 
-// Bytes in ordinary memory.
-inline Tensor empty_on_host(int64_t bytes) {
-  const int64_t stride = 1;
-  AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
-}
-
 // The tensor itself when it is contiguous, else a contiguous copy.
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 

@@ -1,38 +1,33 @@
-#include "lattice.h"
+#include "subsets.h"
 
 namespace mmvae {
 
 static std::tuple<Tensor, Tensor, Tensor, Tensor> subset_posteriors(const Tensors& mu, const Tensors& logvar,
-                                                                    const OptTensor& mask, const Subsets& subsets,
+                                                                    const OptTensor& mask, const Subsets& list,
                                                                     int64_t prior) {
   const Check check("subset_posteriors");
   const ExpertArgs experts(check, mu, logvar, mask);
-  const Lattice lattice = lattice_for(check, experts, subsets, prior);
-  const Shape moments{lattice.listed, experts.rows, experts.dim}, by_row{lattice.listed, experts.rows};
+  const KernelSubsetArgs subsets(check, experts, list, prior);
+  const Shape moments{subsets.listed(), experts.rows, experts.dim}, by_row{subsets.listed(), experts.rows};
   Tensor joint_mu = empty(moments, experts.dtype, mu[0]), joint_logvar = empty(moments, experts.dtype, mu[0]);
   Tensor kl = empty(by_row, arithmetic(experts.dtype), mu[0]), available = empty(by_row, ScalarType::Bool, mu[0]);
   for_type(experts.dtype, [&](auto zero) {
     using S = decltype(zero);
-    const SubsetPosteriors<S> args{experts.as<S>(),
-                                   lattice,
-                                   experts.rows,
-                                   experts.dim,
-                                   data<S>(joint_mu),
-                                   data<S>(joint_logvar),
-                                   data<Arithmetic<S>>(kl),
-                                   data<bool>(available)};
-    run(&Table<S>::subset_posteriors, args, experts.rows, experts.dim * (experts.count + 4 * lattice.nodes), mu[0]);
+    const SubsetPosteriors<S> args{
+        experts.as<S>(),       subsets.view(),          experts.rows,         experts.dim, data<S>(joint_mu),
+        data<S>(joint_logvar), data<Arithmetic<S>>(kl), data<bool>(available)};
+    run(&Table<S>::subset_posteriors, args, experts.rows, experts.dim * (experts.count + 4 * subsets.sums()), mu[0]);
   });
   return {joint_mu, joint_logvar, kl, available};
 }
 
 static Tensors subset_posteriors_backward(const OptTensor& grad_mu, const OptTensor& grad_logvar,
                                           const OptTensor& grad_kl, const Tensors& mu, const Tensors& logvar,
-                                          const OptTensor& mask, const Subsets& subsets, int64_t prior) {
+                                          const OptTensor& mask, const Subsets& list, int64_t prior) {
   const Check check("subset_posteriors_backward");
   const ExpertArgs experts(check, mu, logvar, mask);
-  const Lattice lattice = lattice_for(check, experts, subsets, prior);
-  const Shape moments{lattice.listed, experts.rows, experts.dim}, by_row{lattice.listed, experts.rows};
+  const KernelSubsetArgs subsets(check, experts, list, prior);
+  const Shape moments{subsets.listed(), experts.rows, experts.dim}, by_row{subsets.listed(), experts.rows};
   check.shaped("grad_mu", grad_mu, moments, experts.dtype, mu[0]);
   check.shaped("grad_logvar", grad_logvar, moments, experts.dtype, mu[0]);
   check.shaped("grad_kl", grad_kl, by_row, arithmetic(experts.dtype), mu[0]);
@@ -41,9 +36,9 @@ static Tensors subset_posteriors_backward(const OptTensor& grad_mu, const OptTen
   for_type(experts.dtype, [&](auto zero) {
     using S = decltype(zero);
     const SubsetPosteriorsBackward<S> args{
-        experts.as<S>(),          lattice, experts.rows, experts.dim, data<S>(gm), data<S>(gl), data<Arithmetic<S>>(gk),
-        grads_in<S>(out, experts)};
-    run(&Table<S>::subset_posteriors_backward, args, experts.rows, experts.dim * (experts.count + 4 * lattice.nodes),
+        experts.as<S>(),         subsets.view(),           experts.rows, experts.dim, data<S>(gm), data<S>(gl),
+        data<Arithmetic<S>>(gk), grads_in<S>(out, experts)};
+    run(&Table<S>::subset_posteriors_backward, args, experts.rows, experts.dim * (experts.count + 4 * subsets.sums()),
         mu[0]);
   });
   return out;

@@ -414,6 +414,27 @@ def test_all_subsets_in_any_order(count, prior, device):
 
 
 @on_devices
+@pytest.mark.parametrize("listed", [119, 120, 121, 500, 501])
+def test_long_lists_of_subsets(listed, device):
+    """CUDA takes up to 120 along in a kernel's arguments, and more by 500 at a time."""
+    experts = make_experts(9, 5, 7, dtype=torch.float64, mask="random", device=device)
+    twin = experts.to(torch.float64)
+    subsets = (torch.randperm(511, generator=torch.Generator().manual_seed(listed))[:listed] + 1).tolist()
+    out, expected = (
+        (
+            *f.subset_posteriors(x.mu, x.logvar, x.mask, subsets=subsets, prior="all")[:3],
+            *f.mopoe_sample_kl(x.mu, x.logvar, x.mask, subsets=subsets, prior="all", seed=SEED),
+        )
+        for f, x in ((functional, experts), (reference, twin))
+    )
+    assert torch.equal(out[-1].cpu(), expected[-1])
+    for a, e in zip(out[:-1], expected[:-1], strict=True):
+        assert_close(a, e, 1e-11)
+    for g, e in zip(gradients(out[:-1], experts.tensors()), gradients(expected[:-1], twin.tensors()), strict=True):
+        assert_close(g, e, 1e-11)
+
+
+@on_devices
 def test_every_available_subset_is_drawn_equally_often(device):
     experts = make_experts(3, 8192, 1, device=device)
     experts.mask = torch.tensor([True, False, True], device=device).expand(8192, 3)

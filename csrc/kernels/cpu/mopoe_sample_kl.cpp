@@ -178,7 +178,7 @@ template <class S>
 void mopoe_sample_kl(const MoPoE<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
   NoiseTile<T> noise;
-  Plan plan(a.lattice, a.experts.count);
+  Plan plan(a.subsets, a.experts.count);
   const Blocks<S> blocks(plan, false, a.dim < kTile ? a.dim : kTile);
   for (int64_t r = begin; r < end; ++r) {
     plan.look_at(Observed<S>(a.experts, r, 0));
@@ -287,7 +287,7 @@ static MMVAE_NOINLINE void descend_power_set(const Sums<T>& sums, const int32_t*
 template <class S>
 void mopoe_sample_kl_backward(const MoPoEBackward<S>& a, int64_t begin, int64_t end) {
   NoiseTile<Arithmetic<S>> noise;
-  Plan plan(a.lattice, a.experts.count);
+  Plan plan(a.subsets, a.experts.count);
   const Blocks<S> blocks(plan, true, a.dim);
   for (int64_t r = begin; r < end; ++r) {
     const Observed<S> row(a.experts, r, 0);

@@ -16,12 +16,12 @@ struct Posterior {
 
 template <class S>
 void subset_posteriors(const SubsetPosteriors<S>& a, int64_t begin, int64_t end) {
-  Plan plan(a.lattice, a.experts.count);
+  Plan plan(a.subsets, a.experts.count);
   const Blocks<S> blocks(plan, false, a.dim);
   for (int64_t r = begin; r < end; ++r) {
     const Observed<S> row(a.experts, r, 0);
     plan.look_at(row);
-    for (int s = 0; s < a.lattice.listed; ++s) {
+    for (int s = 0; s < a.subsets.listed; ++s) {
       const int64_t at = s * a.rows + r;
       a.available[at] = plan.has(s);
       a.kl[at] = 0;
@@ -66,14 +66,14 @@ void subset_posteriors(const SubsetPosteriors<S>& a, int64_t begin, int64_t end)
         });
       });
     });
-    for (int s = 0; s < a.lattice.listed; ++s)
+    for (int s = 0; s < a.subsets.listed; ++s)
       if (a.kl[s * a.rows + r] < 0) a.kl[s * a.rows + r] = 0;  // rounding, near the prior
   }
 }
 
 template <class S>
 void subset_posteriors_backward(const SubsetPosteriorsBackward<S>& a, int64_t begin, int64_t end) {
-  Plan plan(a.lattice, a.experts.count);
+  Plan plan(a.subsets, a.experts.count);
   const Blocks<S> blocks(plan, true, a.dim);
   for (int64_t r = begin; r < end; ++r) {
     const Observed<S> row(a.experts, r, 0);

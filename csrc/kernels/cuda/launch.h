@@ -1,6 +1,6 @@
 // Starts the CUDA kernels: an overload for every argument struct of kernels.h and element type, a launch each.
 //
-// Pointers are device pointers, of the lattice too. Nothing is allocated, waited for or read back: what is launched
+// Pointers are device pointers. Nothing is allocated, waited for or read back: what is launched
 // here can be captured in a CUDA graph. Throws std::runtime_error if the driver refuses a launch.
 #pragma once
 
@@ -40,6 +40,15 @@ namespace cuda {
   void launch(const Args<float16>&, cudaStream_t);
 MMVAE_FOR_EACH_CUDA_KERNEL(MMVAE_DECLARE)
 #undef MMVAE_DECLARE
+
+// `count` numbers for memory on the device, which is otherwise only reached by copies.
+struct Numbers {
+  static constexpr int kHeld = 500;
+  int64_t* to;
+  int count;
+  int64_t number[kHeld];
+};
+void launch(const Numbers&, cudaStream_t);
 
 // At the end of a .cu file: the overloads for Args, from its template start<S>(args, stream).
 #define MMVAE_DEFINE_LAUNCH(Args)                                                       \

@@ -58,50 +58,28 @@ struct Choice {
   int64_t index;   // into the list, -1: none
 };
 
-MMVAE_DEVICE Choice choose(const Lattice& lattice, int64_t observed, uint64_t seed, int64_t row) {
-  Choice choice{0, -1};
-  for (int s = 0; s < lattice.listed; ++s) choice.usable += listed_subset(lattice, s).available(observed);
-  if (choice.usable == 0) return choice;
-  int64_t left = choose_component(seed, row, choice.usable);
-  for (int s = 0; s < lattice.listed; ++s) {
-    if (!listed_subset(lattice, s).available(observed) || left-- > 0) continue;
-    choice.index = s;
-    break;
-  }
-  return choice;
-}
-
-// What a kernel of all subsets knows of them without reading the lattice for every row.
-struct Places {
-  bool counting;     // listed in counting order: subset s + 1 is the s-th
-  bool prior_full;   // where the prior expert sits: in the subset of all experts,
-  bool prior_all;    // in all subsets
-  int64_t everyone;  // the subset of all experts
-};
-
-MMVAE_DEVICE Places places_in(const Lattice& lattice, int experts) {
-  __shared__ int disorder, prior_full;
-  if (threadIdx.x == 0) disorder = prior_full = 0;
-  __syncthreads();
-  const int64_t everyone = (int64_t{1} << experts) - 1;
-  for (int s = static_cast<int>(threadIdx.x); s < lattice.listed; s += kBlock) {
-    const Subset subset = listed_subset(lattice, s);
-    if (subset.members != s + 1) disorder = 1;  // all that write, write the same
-    if (subset.members == everyone && subset.prior) prior_full = 1;
-  }
-  __syncthreads();
-  return {disorder == 0, prior_full != 0, lattice.has_prior[1], everyone};  // node 1 is a subset of one expert
-}
-
-// The same choice without a walk: the available subsets are those of the observed experts.
-MMVAE_DEVICE Choice choose(const Places& places, const Lattice& lattice, int64_t observed, uint64_t seed, int64_t row) {
-  if (!places.counting) return choose(lattice, observed, seed, row);
+// The available subsets of a list in counting order are those of the observed experts: no need to walk through it.
+MMVAE_DEVICE Choice choose_of_all(int64_t observed, uint64_t seed, int64_t row) {
   Choice choice{(int64_t{1} << __popcll(observed)) - 1, -1};
   if (choice.usable == 0) return choice;
   int64_t left = choose_component(seed, row, choice.usable) + 1, members = 0;
   for (int64_t rest = observed; rest != 0; rest &= rest - 1, left >>= 1)  // bit i of `left` is for the i-th observed
     if (left & 1) members |= rest & -rest;
   choice.index = members - 1;
+  return choice;
+}
+
+MMVAE_DEVICE Choice choose(const SubsetList& subsets, int64_t observed, uint64_t seed, int64_t row) {
+  if (subsets.counting) return choose_of_all(observed, seed, row);
+  Choice choice{0, -1};
+  for (int s = 0; s < subsets.listed; ++s) choice.usable += listed_subset(subsets, s).available(observed);
+  if (choice.usable == 0) return choice;
+  int64_t left = choose_component(seed, row, choice.usable);
+  for (int s = 0; s < subsets.listed; ++s) {
+    if (!listed_subset(subsets, s).available(observed) || left-- > 0) continue;
+    choice.index = s;
+    break;
+  }
   return choice;
 }
 
@@ -127,15 +105,16 @@ struct AllSums {
 // f(low, precision, weighted_mean) for each set of the first three that makes an available joint subset with it, then
 // end(high). Joint: not of one expert alone without the prior.
 template <class A, class Terms, class F, class End>
-MMVAE_DEVICE void for_joint_subsets(const Terms& x, const AllSums<A>& sums, const Places& places, int experts,
+MMVAE_DEVICE void for_joint_subsets(const Terms& x, const AllSums<A>& sums, const SubsetList& subsets, int experts,
                                     int64_t observed, F f, End end) {
+  const bool prior_in_all = subsets.prior == PriorPlace::all;
   int available_low = 0;
 #pragma unroll
   for (int low = 0; low < kLowSets; ++low) available_low |= (low & ~observed) == 0 ? 1 << low : 0;
   const int high_sets = experts > kLow ? 1 << (experts - kLow) : 1;
   for (int high = 0; high < high_sets; ++high) {
     if (high & ~(observed >> kLow)) continue;
-    A high_precision = places.prior_all ? 1 : 0, high_mean = 0;
+    A high_precision = prior_in_all ? 1 : 0, high_mean = 0;
 #pragma unroll
     for (int m = 0; m < kHigh; ++m) {
       const A own = high >> m & 1 ? x.precision[kLow + m] : A(0);
@@ -143,13 +122,13 @@ MMVAE_DEVICE void for_joint_subsets(const Terms& x, const AllSums<A>& sums, cons
       high_mean += own * x.mu[kLow + m];
     }
     int now = available_low;
-    if (high == 0) now &= places.prior_all ? ~0x01 : ~0x17;  // none; 0x17: the sets 0, 1, 2 and 4
-    if (high != 0 && (high & (high - 1)) == 0 && !places.prior_all) now &= ~0x01;
+    if (high == 0) now &= prior_in_all ? ~0x01 : ~0x17;  // none; 0x17: the sets 0, 1, 2 and 4
+    if (high != 0 && (high & (high - 1)) == 0 && !prior_in_all) now &= ~0x01;
 #pragma unroll
     for (int low = 0; low < kLowSets; ++low) {
       if (!(now >> low & 1)) continue;
-      const bool full = places.prior_full && !places.prior_all && (high << kLow | low) == places.everyone;
-      f(low, high_precision + sums.low_precision[low] + (full ? A(1) : A(0)), high_mean + sums.low_mean[low]);
+      const bool with_prior = !prior_in_all && subsets.has_prior(high << kLow | low);
+      f(low, high_precision + sums.low_precision[low] + (with_prior ? A(1) : A(0)), high_mean + sums.low_mean[low]);
     }
     end(high);
   }
@@ -159,32 +138,32 @@ template <class S>
 static __global__ void __launch_bounds__(kBlock) mopoe_of_all(const __grid_constant__ MoPoE<S> a, int team) {
   using A = Arithmetic<S>;
   const uint64_t seed = *a.seed;
-  const Places places = places_in(a.lattice, a.experts.count);
+  const bool prior_in_all = a.subsets.prior == PriorPlace::all;
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     const int64_t observed = valid ? observed_experts(a.experts, row) : 0;
-    const Choice choice = choose(places, a.lattice, observed, seed, row);
-    const Subset chosen = choice.index < 0 ? Subset{0, true} : listed_subset(a.lattice, choice.index);
+    const Choice choice = choose(a.subsets, observed, seed, row);
+    const Subset chosen = choice.index < 0 ? Subset{0, true} : listed_subset(a.subsets, choice.index);
     A twice_kl = 0;
     LogProduct<A> precisions;
     for_dims(valid ? a.dim : 0, team, lane, [&](int64_t d) {
       const ExpertTerms<S, kAllSubsets> x(a.experts, observed, row, d);
       if (!x.safe) {
-        for (int64_t members = 1; members <= places.everyone; ++members) {
-          const Subset subset{members, places.prior_all || (places.prior_full && members == places.everyone)};
+        for (int64_t members = 1; members <= a.subsets.everyone; ++members) {
+          const Subset subset = subset_of(a.subsets, members);
           if (!subset.available(observed)) continue;
           x.posterior(a.experts, row, d, subset, [&](const auto& q) { twice_kl += static_cast<A>(2 * kl_of(q)); });
         }
       } else {
         const AllSums<A> sums(x);
         for_joint_subsets<A>(
-            x, sums, places, a.experts.count, observed,
+            x, sums, a.subsets, a.experts.count, observed,
             [&](int, A precision, A weighted_mean) {
               const A var = 1 / precision, mean = weighted_mean * var;
               twice_kl += mean * mean + (var - 1);
               precisions.multiply(precision);
             },
             [&](int) { precisions.fold(); });
-        if (!places.prior_all) {
+        if (!prior_in_all) {
 #pragma unroll
           for (int m = 0; m < kAllSubsets; ++m)
             if (observed >> m & 1) twice_kl += x.mu[m] * x.mu[m] + exp_and_tail(x.logvar[m]).minus_1_minus_x;
@@ -207,13 +186,13 @@ static __global__ void __launch_bounds__(kBlock) mopoe_of_listed(const __grid_co
   const uint64_t seed = *a.seed;
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     const int64_t observed = valid ? observed_experts(a.experts, row) : 0;
-    const Choice choice = choose(a.lattice, observed, seed, row);
-    const Subset chosen = choice.index < 0 ? Subset{0, true} : listed_subset(a.lattice, choice.index);
+    const Choice choice = choose(a.subsets, observed, seed, row);
+    const Subset chosen = choice.index < 0 ? Subset{0, true} : listed_subset(a.subsets, choice.index);
     A kl = 0;
     for_dims(valid ? a.dim : 0, team, lane, [&](int64_t d) {
       const ExpertTerms<S, kMax> x(a.experts, observed, row, d);
-      for (int s = 0; s < a.lattice.listed; ++s) {
-        const Subset subset = listed_subset(a.lattice, s);
+      for (int s = 0; s < a.subsets.listed; ++s) {
+        const Subset subset = listed_subset(a.subsets, s);
         if (!subset.available(observed)) continue;
         x.posterior(a.experts, row, d, subset, [&](const auto& q) { kl += static_cast<A>(kl_of(q)); });
       }
@@ -248,7 +227,7 @@ template <class S>
 MMVAE_DEVICE Subset chosen_subset(const MoPoEBackward<S>& a, int64_t row) {
   if (a.grad_z == nullptr) return {0, true};
   const int64_t index = a.subset[row];
-  return index < 0 || index >= a.lattice.listed ? Subset{0, true} : listed_subset(a.lattice, index);
+  return index < 0 || index >= a.subsets.listed ? Subset{0, true} : listed_subset(a.subsets, index);
 }
 
 template <class S>
@@ -257,7 +236,7 @@ static __global__ void __launch_bounds__(kBlock)
   using A = Arithmetic<S>;
   constexpr int kMax = kAllSubsets;
   const uint64_t seed = a.grad_z == nullptr ? 0 : *a.seed;
-  const Places places = places_in(a.lattice, a.experts.count);
+  const bool prior_in_all = a.subsets.prior == PriorPlace::all;
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     if (!valid) return;
     const int64_t observed = observed_experts(a.experts, row);
@@ -268,8 +247,8 @@ static __global__ void __launch_bounds__(kBlock)
       const ExpertTerms<S, kMax> x(a.experts, observed, row, d);
       TermGradients<S, kMax> grads;
       if (!x.safe) {
-        for (int64_t members = 1; members <= places.everyone; ++members) {
-          const Subset subset{members, places.prior_all || (places.prior_full && members == places.everyone)};
+        for (int64_t members = 1; members <= a.subsets.everyone; ++members) {
+          const Subset subset = subset_of(a.subsets, members);
           if (subset.available(observed)) add_kl(a, x, subset, grad_kl, row, d, grads);
         }
       } else {
@@ -279,7 +258,7 @@ static __global__ void __launch_bounds__(kBlock)
         A set_precision = 0, set_mean = 0;
         const AllSums<A> sums(x);
         for_joint_subsets<A>(
-            x, sums, places, a.experts.count, observed,
+            x, sums, a.subsets, a.experts.count, observed,
             [&](int low, A precision, A weighted_mean) {
               const A var = 1 / precision;
               const Natural<A> g = natural_kl_adjoint(A(1), weighted_mean * var, var);
@@ -311,7 +290,7 @@ static __global__ void __launch_bounds__(kBlock)
             }
           }
           Moments<A> g = natural_to_expert(x.precision[m], x.mu[m], to_precision, to_mean);
-          if (!places.prior_all) {
+          if (!prior_in_all) {
             const Moments<A> own = kl_adjoint(A(1), x.mu[m], expm1(x.logvar[m]));
             g.mu += own.mu;
             g.logvar += own.logvar;
@@ -336,13 +315,13 @@ static __global__ void __launch_bounds__(kBlock)
     const int64_t observed = observed_experts(a.experts, row);
     const Subset chosen = chosen_subset(a, row);
     int64_t usable = 0;
-    for (int s = 0; s < a.lattice.listed; ++s) usable += listed_subset(a.lattice, s).available(observed);
+    for (int s = 0; s < a.subsets.listed; ++s) usable += listed_subset(a.subsets, s).available(observed);
     const A grad_kl = a.grad_kl == nullptr || usable == 0 ? A(0) : a.grad_kl[row] / usable;
     for_dims(a.dim, team, lane, [&](int64_t d) {
       const ExpertTerms<S, kMax> x(a.experts, observed, row, d);
       TermGradients<S, kMax> grads;
-      for (int s = 0; s < a.lattice.listed; ++s) {
-        const Subset subset = listed_subset(a.lattice, s);
+      for (int s = 0; s < a.subsets.listed; ++s) {
+        const Subset subset = listed_subset(a.subsets, s);
         if (subset.available(observed)) add_kl(a, x, subset, grad_kl, row, d, grads);
       }
       if (chosen.members != 0) add_sample(a, x, chosen, seed, row, d, grads);
@@ -354,7 +333,7 @@ static __global__ void __launch_bounds__(kBlock)
 // Whether every subset is listed, of few enough experts. (An expert more doubles the subsets.)
 template <class Args>
 static bool lists_all(const Args& a) {
-  return a.experts.count <= kAllSubsets && a.lattice.listed == (1 << a.experts.count) - 1;
+  return a.experts.count <= kAllSubsets && a.subsets.listed == (1 << a.experts.count) - 1;
 }
 
 template <class S>

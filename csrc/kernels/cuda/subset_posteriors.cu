@@ -13,7 +13,7 @@ template <class S>
 static __global__ void __launch_bounds__(kBlock)
     subset_posteriors(const __grid_constant__ SubsetPosteriors<S> a, int team) {
   using A = Arithmetic<S>;
-  const int64_t groups = (a.lattice.listed + kGroup - 1) / kGroup;
+  const int64_t groups = (a.subsets.listed + kGroup - 1) / kGroup;
   for_rows(a.rows * groups, team, [&](int64_t task, int lane, bool valid) {
     const int64_t row = task / groups, begin = task % groups * kGroup;
     Subset subset[kGroup] = {};
@@ -23,8 +23,8 @@ static __global__ void __launch_bounds__(kBlock)
     const int64_t observed = valid ? observed_experts(a.experts, row) : 0;
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
-      if (!valid || begin + j >= a.lattice.listed) continue;
-      subset[j] = listed_subset(a.lattice, begin + j);
+      if (!valid || begin + j >= a.subsets.listed) continue;
+      subset[j] = listed_subset(a.subsets, begin + j);
       const bool available = subset[j].available(observed);
       if (available) {
         there |= 1 << j;
@@ -56,7 +56,7 @@ static __global__ void __launch_bounds__(kBlock)
       }
 #pragma unroll
       for (int j = 0; j < kGroup; ++j) {
-        if (begin + j >= a.lattice.listed) continue;
+        if (begin + j >= a.subsets.listed) continue;
         const int64_t at = ((begin + j) * a.rows + row) * a.dim + d;
         Posterior<A> q{0, 0, 1};
         if (there >> j & 1) {
@@ -77,7 +77,7 @@ static __global__ void __launch_bounds__(kBlock)
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) {
       const A total = team_sum(kl[j], team);
-      if (valid && lane == 0 && begin + j < a.lattice.listed) a.kl[(begin + j) * a.rows + row] = total;
+      if (valid && lane == 0 && begin + j < a.subsets.listed) a.kl[(begin + j) * a.rows + row] = total;
     }
   });
 }
@@ -92,8 +92,8 @@ static __global__ void __launch_bounds__(kBlock)
     for_dims(a.dim, team, lane, [&](int64_t d) {
       const ExpertTerms<S, kMax> x(a.experts, observed, row, d);
       TermGradients<S, kMax> grads;
-      for (int s = 0; s < a.lattice.listed; ++s) {
-        const Subset subset = listed_subset(a.lattice, s);
+      for (int s = 0; s < a.subsets.listed; ++s) {
+        const Subset subset = listed_subset(a.subsets, s);
         if (!subset.available(observed)) continue;
         const int64_t at = (s * a.rows + row) * a.dim + d;
         const A grad_mu = a.grad_mu == nullptr ? A(0) : from_memory<S>(a.grad_mu[at]);
@@ -114,7 +114,7 @@ static __global__ void __launch_bounds__(kBlock)
 template <class S>
 static void start(const SubsetPosteriors<S>& a, cudaStream_t stream) {
   const int team = team_for(a.dim);
-  const int64_t groups = (a.lattice.listed + kGroup - 1) / kGroup;
+  const int64_t groups = (a.subsets.listed + kGroup - 1) / kGroup;
   start_kernel("subset_posteriors", subset_posteriors<S>, blocks_for(a.rows * groups, team), stream, a, team);
 }
 

@@ -27,9 +27,11 @@ struct Subset {
   MMVAE_HD bool available(int64_t observed) const { return (members & ~observed) == 0; }
 };
 
-MMVAE_DEVICE Subset listed_subset(const Lattice& lattice, int64_t index) {
-  const int node = lattice.node[index];
-  return {lattice.bits[node], lattice.has_prior[node]};
+MMVAE_DEVICE Subset subset_of(const SubsetList& subsets, int64_t members) {
+  return {members, subsets.has_prior(members)};
+}
+MMVAE_DEVICE Subset listed_subset(const SubsetList& subsets, int64_t index) {
+  return subset_of(subsets, subsets.members(index));
 }
 
 template <class A>
