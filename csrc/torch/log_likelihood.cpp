@@ -119,7 +119,7 @@ struct LikelihoodArgs {
   }
 };
 
-#if !defined(MMVAE_CUDA) || defined(MMVAE_CUDA_EMULATED)  // on a device it would be a synchronisation: NaN there
+// Where this cannot be read, the kernels make it NaN.
 static void check_classes(const Check& check, const LikelihoodArgs& a) {
   const int64_t* x = data<int64_t>(a.x);
   const bool* mask = data<bool>(a.mask);
@@ -131,7 +131,6 @@ static void check_classes(const Check& check, const LikelihoodArgs& a) {
                    Check::shape(a.params));
   }
 }
-#endif
 
 // Also returns the log-normalisers [..., B, ...] of categorical logits, which the backward reads (else no elements).
 static std::tuple<Tensor, Tensor> log_likelihood(const Tensor& x, const Tensor& params, const OptTensor& scale,
@@ -140,9 +139,7 @@ static std::tuple<Tensor, Tensor> log_likelihood(const Tensor& x, const Tensor& 
   const Check check("log_likelihood");
   const LikelihoodArgs a(check, x, params, scale, family, event_dims, mask);
   const bool categorical = a.family == Family::categorical;
-#if !defined(MMVAE_CUDA) || defined(MMVAE_CUDA_EMULATED)
-  if (categorical) check_classes(check, a);
-#endif
+  if (kReadable && categorical) check_classes(check, a);
   Tensor out = empty(a.out_shape, arithmetic(a.dtype), params);
   const Shape per_element{a.samples, a.rows, a.event};
   Tensor log_normalizer = empty(categorical ? per_element : Shape{0}, arithmetic(a.dtype), params);
@@ -168,9 +165,7 @@ static std::tuple<Tensor, Tensor> log_likelihood_backward(const Tensor& grad, co
   const bool categorical = a.family == Family::categorical;
   check.shaped("log_normalizer", log_normalizer, categorical ? Shape{a.samples, a.rows, a.event} : Shape{0}, real,
                params);
-#if !defined(MMVAE_CUDA) || defined(MMVAE_CUDA_EMULATED)
-  if (categorical) check_classes(check, a);
-#endif
+  if (kReadable && categorical) check_classes(check, a);
   const bool of_scale = scale_grad && scale.has_value();
   const bool one_number = of_scale && a.step == 0;
   const Tensor g = dense(grad), normalizer = dense(log_normalizer);
