@@ -244,3 +244,16 @@ def test_samples_of_an_infinite_scale(samples, family, dtype, device):
         grads += torch.autograd.grad(z.sum(), lv)
     assert_close(grads[0], grads[1], TOLERANCE[dtype])
     assert grads[0][0, 3].isinf()
+
+
+@on_devices
+@of_both
+@pytest.mark.parametrize("prior", ["none", "all"])
+def test_an_expert_that_says_nothing_hides_no_nan(prior, module, device):
+    mu, logvar = torch.zeros(2, 1, 3, device=device).unbind(0)
+    mu[0, 1], logvar[0, 1] = math.nan, math.inf
+    for experts in ((mu[None], logvar[None]), (mu.expand(2, 1, 3), logvar.expand(2, 1, 3))):
+        subsets = module.subset_posteriors(*experts, prior=prior)
+        assert subsets.mu[:, 0, 1].isnan().all() and subsets.kl.isnan().all()
+        assert module.mopoe_sample_kl(*experts, prior=prior, seed=1).kl.isnan().all()
+        assert module.product_of_experts(*experts, prior=False)[0][0, 1].isnan()
