@@ -315,17 +315,17 @@ class _MixtureLogProb(Function):
 class _LogLikelihood(Function):
     @staticmethod
     def forward(ctx, x, params, scale, scale_value, family, event_dims, mask):
-        out, log_normalizer = ops.log_likelihood(x, params, scale, scale_value, family, event_dims, mask)
-        ctx.save_for_backward(x, params, scale, mask, log_normalizer)
+        out, log_p = ops.log_likelihood(x, params, scale, scale_value, family, event_dims, mask)
+        ctx.save_for_backward(x, params, scale, mask, log_p)
         ctx.options = scale_value, family, event_dims
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        x, params, scale, mask, log_normalizer = ctx.saved_tensors
+        x, params, scale, mask, log_p = ctx.saved_tensors
         of_params, of_scale = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
         grads = ops.log_likelihood_backward(
-            grad, x, params, scale, *ctx.options, mask, log_normalizer, of_params, of_scale
+            grad, x, params, scale, *ctx.options, mask, log_p, of_params, of_scale
         )
         of_inputs = [params] if scale is None else [params, scale]
         own = _first_order(grads[: len(of_inputs)], *of_inputs)

@@ -8,12 +8,24 @@
 namespace mmvae {
 namespace MMVAE_ISA {
 
-// KL( N(mu, e^(2h)) || N(0, 1) ) = 1/2 (mu^2 + e^(2h) - 1 - 2h), from h = logvar / 2 and g = e^h - 1 - h.
-// With e^h = 1 + h + g: e^(2h) - 1 - 2h = 2g + (h + g)^2, a sum of non-negative terms: no cancellation near the prior.
+// e^x, e^x - 1 and e^x - 1 - x, each to its full relative accuracy, also near x = 0.
+template <class V>
+struct ExpAndTail {
+  V value, minus_1, minus_1_minus_x;
+};
+
+// KL( N(mu, e^(2h)) || N(0, 1) ) = 1/2 (mu^2 + e^(2h) - 1 - 2h), from g = e^h - 1 - h and e = e^h - 1, h = logvar / 2.
+// e^(2h) - 1 - 2h = 2g + e^2, a sum of non-negative terms: no cancellation near the prior.
+template <class V>
+static MMVAE_HD V kl_to_standard(V mu, const ExpAndTail<V>& of_h) {
+  const V g = of_h.minus_1_minus_x, e = of_h.minus_1;
+  return mu * (mu * 0.5f) + (g + e * (e * 0.5f));  // halved first: finite wherever the result is
+}
+
+// The same from h > -inf and g alone.
 template <class V>
 static MMVAE_HD V kl_to_standard(V mu, V h, V g) {
-  const V e = h + g;
-  return mu * (mu * 0.5f) + (g + e * (e * 0.5f));  // halved first: finite wherever the result is
+  return kl_to_standard(mu, ExpAndTail<V>{h, h + g, g});
 }
 
 // Gradients of (z, kl) with respect to the mean and log-variance of the Gaussian they came from; z = mu + sd * eps.

@@ -224,13 +224,13 @@ struct LogLikelihood {
   int64_t scale_sample_stride, scale_row_stride, scale_step;
   const bool* mask;  // [N / rows_per_mask] or nullptr: missing rows count 0
   int64_t rows_per_mask;
-  Arithmetic<S>* out;             // [K, N]
-  Arithmetic<S>* log_normalizer;  // [K, N, P], categorical: log sum exp of the logits, for backward
+  Arithmetic<S>* out;    // [K, N]
+  Arithmetic<S>* log_p;  // [K, N, P], categorical: what each element adds to out, for backward
 };
 
 template <class S>
 struct LogLikelihoodBackward {
-  LogLikelihood<S> forward;   // its log_normalizer is an input here, its out is not used
+  LogLikelihood<S> forward;   // its log_p is an input here, its out is not used
   const Arithmetic<S>* grad;  // [K, N]
   S* grad_params;             // like params, or nullptr
   // One number for all: [K, N], a share for every row. Shared by the samples: [N, P], summed over them. Else [K, N, P].

@@ -45,7 +45,7 @@ struct LikelihoodArgs {
   }
 
   template <class S>
-  LogLikelihood<S> as(double scale_value, Arithmetic<S>* out, Arithmetic<S>* log_normalizer) const {
+  LogLikelihood<S> as(double scale_value, Arithmetic<S>* out, Arithmetic<S>* log_p) const {
     using A = Arithmetic<S>;
     LogLikelihood<S> a{};
     a.family = family;
@@ -67,7 +67,7 @@ struct LikelihoodArgs {
     a.mask = data<bool>(mask);
     a.rows_per_mask = rows_per_mask;
     a.out = out;
-    a.log_normalizer = log_normalizer;
+    a.log_p = log_p;
     return a;
   }
 
@@ -94,11 +94,10 @@ struct LikelihoodArgs {
     if (shape == elements) {  // an expanded scale of the event alone has rows 0 apart
       int64_t inner = 1;
       bool dense_event = true, broadcast = true;
-      for (int64_t i = t.dim() - 1, in_event = 1; i >= 0; --i) {
-        if (in_event < event || inner < event) {
+      for (int64_t i = t.dim() - 1; i >= 0; --i) {
+        if (inner < event) {
           dense_event = dense_event && (t.size(i) == 1 || t.stride(i) == inner);
           inner *= t.size(i);
-          in_event *= t.size(i);
         } else {
           broadcast = broadcast && (t.size(i) == 1 || t.stride(i) == 0);
         }
@@ -119,6 +118,30 @@ struct LikelihoodArgs {
   }
 };
 
+// The sum of all elements, as a tensor of the given shape of one number. On the CPU in an order of its own: torch's
+// depends on how many threads there are.
+static Tensor sum_of(const Tensor& t, const Shape& shape) {
+  if (!kReadable) {
+    const std::vector<int64_t> all{0};
+    return torch::stable::sum(t, torch::headeronly::IntHeaderOnlyArrayRef(all), !shape.empty());
+  }
+  Tensor out = empty(shape, t.scalar_type(), t);
+  const auto add_up = [&](auto zero) {
+    using A = decltype(zero);
+    constexpr int lanes = 8;
+    const A* x = data<A>(t);
+    double sums[lanes] = {}, total = 0;
+    const int64_t n = t.numel(), whole = n - n % lanes;
+    for (int64_t i = 0; i < whole; i += lanes)
+      for (int j = 0; j < lanes; ++j) sums[j] += x[i + j];
+    for (int64_t i = whole; i < n; ++i) total += x[i];
+    for (int j = 0; j < lanes; ++j) total += sums[j];
+    *data<A>(out) = static_cast<A>(total);
+  };
+  t.scalar_type() == ScalarType::Double ? add_up(double{}) : add_up(float{});
+  return out;
+}
+
 // Where this cannot be read, the kernels make it NaN.
 static void check_classes(const Check& check, const LikelihoodArgs& a) {
   const int64_t* x = data<int64_t>(a.x);
@@ -132,7 +155,8 @@ static void check_classes(const Check& check, const LikelihoodArgs& a) {
   }
 }
 
-// Also returns the log-normalisers [..., B, ...] of categorical logits, which the backward reads (else no elements).
+// Also returns what each element of a categorical event adds [K, rows, event], which the backward reads (else no
+// elements).
 static std::tuple<Tensor, Tensor> log_likelihood(const Tensor& x, const Tensor& params, const OptTensor& scale,
                                                  double scale_value, int64_t family, int64_t event_dims,
                                                  const OptTensor& mask) {
@@ -142,33 +166,30 @@ static std::tuple<Tensor, Tensor> log_likelihood(const Tensor& x, const Tensor& 
   if (kReadable && categorical) check_classes(check, a);
   Tensor out = empty(a.out_shape, arithmetic(a.dtype), params);
   const Shape per_element{a.samples, a.rows, a.event};
-  Tensor log_normalizer = empty(categorical ? per_element : Shape{0}, arithmetic(a.dtype), params);
+  Tensor log_p = empty(categorical ? per_element : Shape{0}, arithmetic(a.dtype), params);
   for_type(a.dtype, [&](auto zero) {
     using S = decltype(zero);
     using A = Arithmetic<S>;
-    run(&Table<S>::log_likelihood, a.as<S>(scale_value, data<A>(out), data<A>(log_normalizer)), a.rows, a.work(),
-        params);
+    run(&Table<S>::log_likelihood, a.as<S>(scale_value, data<A>(out), data<A>(log_p)), a.rows, a.work(), params);
   });
-  return {out, log_normalizer};
+  return {out, log_p};
 }
 
 // Gradients of params, and with `scale_grad` of scale in the shape it came in (else no elements).
 static std::tuple<Tensor, Tensor> log_likelihood_backward(const Tensor& grad, const Tensor& x, const Tensor& params,
                                                           const OptTensor& scale, double scale_value, int64_t family,
                                                           int64_t event_dims, const OptTensor& mask,
-                                                          const Tensor& log_normalizer, bool params_grad,
-                                                          bool scale_grad) {
+                                                          const Tensor& log_p, bool params_grad, bool scale_grad) {
   const Check check("log_likelihood_backward");
   const LikelihoodArgs a(check, x, params, scale, family, event_dims, mask);
   const ScalarType real = arithmetic(a.dtype);
   check.shaped("grad", grad, a.out_shape, real, params);
   const bool categorical = a.family == Family::categorical;
-  check.shaped("log_normalizer", log_normalizer, categorical ? Shape{a.samples, a.rows, a.event} : Shape{0}, real,
-               params);
+  check.shaped("log_p", log_p, categorical ? Shape{a.samples, a.rows, a.event} : Shape{0}, real, params);
   if (kReadable && categorical) check_classes(check, a);
   const bool of_scale = scale_grad && scale.has_value();
   const bool one_number = of_scale && a.step == 0;
-  const Tensor g = dense(grad), normalizer = dense(log_normalizer);
+  const Tensor g = dense(grad), of_elements = dense(log_p);
   Tensor grad_params = empty(params_grad ? shape_of(params) : Shape{0}, a.dtype, params);
   Tensor grad_scale = empty(one_number ? Shape{a.samples * a.rows}
                             : of_scale ? shape_of(*scale)
@@ -177,15 +198,12 @@ static std::tuple<Tensor, Tensor> log_likelihood_backward(const Tensor& grad, co
   for_type(a.dtype, [&](auto zero) {
     using S = decltype(zero);
     using A = Arithmetic<S>;
-    LogLikelihoodBackward<S> args{a.as<S>(scale_value, nullptr, const_cast<A*>(data<A>(normalizer))), data<A>(g),
+    LogLikelihoodBackward<S> args{a.as<S>(scale_value, nullptr, const_cast<A*>(data<A>(of_elements))), data<A>(g),
                                   params_grad ? data<S>(grad_params) : nullptr,
                                   of_scale ? data<A>(grad_scale) : nullptr};
     run(&Table<S>::log_likelihood_backward, args, a.rows, a.work(), params);
   });
-  if (one_number) {
-    const std::vector<int64_t> all{0};
-    grad_scale = torch::stable::sum(grad_scale, torch::headeronly::IntHeaderOnlyArrayRef(all), scale->dim() == 1);
-  }
+  if (one_number) grad_scale = sum_of(grad_scale, shape_of(*scale));
   return {grad_params, grad_scale};
 }
 

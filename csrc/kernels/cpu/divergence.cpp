@@ -2,7 +2,7 @@
 //
 // Floor: 8 bytes an element forward, 16 backward, 8 more with a prior of its own for every row. With exp cheap it is
 // bound by memory.
-#include "../gaussian.h"
+#include "../laplace.h"
 #include "math.h"
 #include "ops.h"
 
@@ -13,7 +13,8 @@ namespace MMVAE_ISA {
 template <class V>
 struct Relative {
   V distance, log_ratio;
-  V inverse_scale;  // of p
+  V inverse_scale;              // of p
+  V plain_distance, log_scale;  // of q, in no units
 };
 
 template <class S>
@@ -25,30 +26,26 @@ template <bool with_prior, class S>
 static MMVAE_INLINE Relative<Vec<S>> relative(const Row<S>& row, int64_t i, int n) {
   using V = Vec<S>;
   using T = Arithmetic<S>;
-  V mu = load(row.mu + i, n), logvar = load(row.logvar + i, n), inverse_scale = splat<V>(1);
+  V d = load(row.mu + i, n), inverse_scale = splat<V>(1);
+  const V logvar = load(row.logvar + i, n);
+  V distance = d, relative_logvar = logvar;
   if (with_prior) {
-    if (row.prior_mu != nullptr) mu -= load(row.prior_mu + i, n);
+    if (row.prior_mu != nullptr) distance = d = d - load(row.prior_mu + i, n);
     if (row.prior_logvar != nullptr) {
       const V prior = load(row.prior_logvar + i, n);
       inverse_scale = exp(prior * static_cast<T>(-0.5));
-      logvar -= prior;
-      mu *= inverse_scale;
+      relative_logvar -= prior;
+      distance *= inverse_scale;
     }
   }
-  return {mu, logvar * static_cast<T>(0.5), inverse_scale};
+  const T half = static_cast<T>(0.5);
+  return {distance, relative_logvar * half, inverse_scale, d, logvar * half};
 }
-
-template <class V>
-struct DivergenceGrads {
-  V mu, logvar, prior_logvar;  // prior_mu's is -mu's
-};
 
 template <class T>
 struct Gaussian {
   using V = Vec<T>;
-  static MMVAE_INLINE V kl(const Relative<V>& q) {
-    return kl_to_standard(q.distance, q.log_ratio, exp_and_tail(q.log_ratio).minus_1_minus_x);
-  }
+  static MMVAE_INLINE V kl(const Relative<V>& q) { return kl_to_standard(q.distance, exp_and_tail(q.log_ratio)); }
   static MMVAE_INLINE DivergenceGrads<V> grads(const Relative<V>& q, V grad_kl) {
     const V variance_ratio_minus_1 = exp_minus_1(q.log_ratio + q.log_ratio);
     const Moments<V> g = kl_adjoint(grad_kl, q.distance, variance_ratio_minus_1);
@@ -56,29 +53,17 @@ struct Gaussian {
   }
 };
 
-// With a = |mu - mu_p| / b_p, r = b_q / b_p and t = a / r: KL = r (t + e^-t - 1) + (r - 1 - log r), both never
-// negative. Below t = 1 the tails e^x - 1 - x keep every difference exact; above, t may overflow but a does not.
 template <class T>
 struct LaplaceDistribution {
   using V = Vec<T>;
-  static MMVAE_INLINE V kl(const Relative<V>& q) {
-    const V a = magnitude(q.distance), t = a * exp(-q.log_ratio);
-    const ExpAndTail<V> r = exp_and_tail(q.log_ratio), e = exp_and_tail(-t);
-    return (t < splat<V>(1) ? r.value * e.minus_1_minus_x : a + r.value * (e.value - 1)) + r.minus_1_minus_x;
+  static MMVAE_INLINE LaplacePair<V> pair(const Relative<V>& q) {
+    const V t = magnitude(q.plain_distance) * exp(-q.log_scale);
+    const ExpAndTail<V> ratio = exp_and_tail(q.log_ratio);
+    return {magnitude(q.distance), t, ratio, smaller(splat<V>(Constants<T>::largest), ratio.value), exp_and_tail(-t)};
   }
+  static MMVAE_INLINE V kl(const Relative<V>& q) { return laplace_kl(pair(q)); }
   static MMVAE_INLINE DivergenceGrads<V> grads(const Relative<V>& q, V grad_kl) {
-    const V a = magnitude(q.distance), t = a * exp(-q.log_ratio);
-    const auto near = t < splat<V>(1);
-    const ExpAndTail<V> e = exp_and_tail(-t);
-    const V r = exp(q.log_ratio), r_minus_1 = exp_minus_1(q.log_ratio), tail = e.minus_1_minus_x;
-    const V slope = near ? t - tail : 1 - e.value;  // 1 - e^-t
-    const V mu = (q.distance < V{} ? -slope : slope) * q.inverse_scale;
-    // r (1 + t) e^-t - 1 and r (t + e^-t) - 1
-    const V bounded = t < splat<V>(1000) ? t : splat<V>(1000);
-    const V own = near ? r_minus_1 + r * (tail * (1 + t) - t * t) : r * (1 + bounded) * e.value - 1;
-    const V prior = near ? r_minus_1 + r * tail : a + r * e.value - 1;
-    const V half = grad_kl * static_cast<T>(0.5);
-    return {q.distance == V{} ? V{} : grad_kl * mu, half * own, -half * prior};
+    return laplace_kl_adjoint(grad_kl, q.plain_distance, q.inverse_scale, pair(q));
   }
 };
 

@@ -3,6 +3,8 @@
 // Floor an element of params: 4 bytes forward, 8 backward (x stays in the L1 cache for all samples). Bernoulli adds one
 // exp forward, and one exp and one division backward; a categorical logit one exp each way. Normal and laplace are
 // bound by memory; the others within the cache by their exp, beyond it by both.
+#include <algorithm>
+
 #include "math.h"
 #include "ops.h"
 
@@ -33,12 +35,12 @@ static MMVAE_INLINE bool missing(const LogLikelihood<S>& a, int64_t row) {
   return a.mask != nullptr && !a.mask[row / a.rows_per_mask];
 }
 
-// The observed rows in blocks of up to `length` elements: for (Blocks b(...); b.next();) ... b.block ...
+// The observed rows in blocks of up to `length` elements: for (EventBlocks b(...); b.next();) ... b.block ...
 // Where a row's blocks begin depends on the shapes alone, so its sums are the same bits whoever its neighbours are.
 template <class S>
-class Blocks {
+class EventBlocks {
  public:
-  MMVAE_INLINE Blocks(const LogLikelihood<S>& a, int64_t begin, int64_t end, int64_t length, bool joined)
+  MMVAE_INLINE EventBlocks(const LogLikelihood<S>& a, int64_t begin, int64_t end, int64_t length, bool joined)
       : a_(a), row_(begin), end_(end), length_(length), joined_(joined) {}
 
   MMVAE_INLINE bool next() {
@@ -129,7 +131,8 @@ struct Laplace {
   }
 };
 
-// 1 / scale of a block and the sum (or the terms) of log scale: one number, or with `each` one for each element.
+// 1 / scale of a block, but finite (a distance of 0 stays 0 at the smallest scales), and the sum (or the terms) of log
+// scale: one number, or with `each` one for each element.
 template <class S, bool each>
 class Scale {
   using T = Arithmetic<S>;
@@ -139,7 +142,7 @@ class Scale {
   explicit Scale(const LogLikelihood<S>& a) : a_(a) {
     if (each) return;
     const double scale = a.scale == nullptr ? a.scale_value : static_cast<double>(*a.scale);
-    number_ = splat<V>(static_cast<T>(1 / scale));
+    number_ = splat<V>(static_cast<T>(std::min<double>(1 / scale, Constants<T>::largest)));
     log_number_ = static_cast<T>(::log(scale));
   }
 
@@ -165,7 +168,7 @@ class Scale {
     LogProduct<V> product[4];
     for_lanes_by_four<T>(n, [&](int64_t i, int lanes, int j) __attribute__((always_inline)) {
       V s = first(load(scale + i, lanes), lanes, 1);
-      store(inverse_.values + at + i, 1 / s);
+      store(inverse_.values + at + i, smaller(splat<V>(C::largest), 1 / s));
       if (logs == Logs::none) return;
       const auto ordinary = s >= splat<V>(C::smallest) && s <= splat<V>(C::largest);
       V special{};
@@ -265,7 +268,7 @@ static void forward(const LogLikelihood<S>& a, int64_t begin, int64_t end) {
   const bool joined = a.event < kShortEvent<T>;
   Density density(a);
   Tile<T> terms;
-  for (Blocks<S> blocks(a, begin, end, kTileLength<T>, joined); blocks.next();) {
+  for (EventBlocks<S> blocks(a, begin, end, kTileLength<T>, joined); blocks.next();) {
     const Block b = blocks.block;
     const int64_t at = b.row * a.event + b.first;
     const T* x = a.x + at;
@@ -296,7 +299,7 @@ static void location_scale_backward(const LogLikelihoodBackward<S>& a, int64_t b
   const bool joined = f.event < kShortEvent<T>;
   Scale<S, each> scale(f);
   Tile<T> grads, shares;
-  for (Blocks<S> blocks(f, begin, end, kTileLength<T>, joined); blocks.next();) {
+  for (EventBlocks<S> blocks(f, begin, end, kTileLength<T>, joined); blocks.next();) {
     const Block b = blocks.block;
     const int64_t at = b.row * f.event + b.first;
     const T* x = f.x + at;
@@ -367,7 +370,7 @@ static void bernoulli_backward(const LogLikelihoodBackward<S>& a, int64_t begin,
   const bool joined = f.event < kShortEvent<T>;
   Tile<T> grads;
   clear_missing(f, begin, end, a.grad_params, f.samples, f.event);
-  for (Blocks<S> blocks(f, begin, end, kTileLength<T>, joined); blocks.next();) {
+  for (EventBlocks<S> blocks(f, begin, end, kTileLength<T>, joined); blocks.next();) {
     const Block b = blocks.block;
     const int64_t at = b.row * f.event + b.first;
     const T* x = f.x + at;
@@ -418,13 +421,6 @@ struct Safe {
   static constexpr T low = sizeof(T) == 4 ? 1e-25 : 1e-250, high = sizeof(T) == 4 ? 1e30 : 1e250;
 };
 
-// e^x for x from -87 to 88 (double: -708 to 709), beyond that its value there
-template <class V>
-static MMVAE_INLINE V exp_within_range(V x) {
-  using C = Constants<Element<V>>;
-  return exp_of_negative(smaller(splat<V>(C::exp_max), x));
-}
-
 // For any logits, slowly: the largest, and log sum exp of all after it is taken off.
 template <class T>
 struct ShiftedSum {
@@ -454,15 +450,15 @@ static void categorical(const LogLikelihood<S>& a, int64_t begin, int64_t end) {
   using V = Vec<T>;
   const int64_t classes = a.classes;
   Tile<T> exps;
-  alignas(64) T sums[kPositions<T>], chosen[kPositions<T>], terms[kPositions<T>];
-  clear_missing(a, begin, end, a.log_normalizer, a.samples, a.event);
-  for (Blocks<S> blocks(a, begin, end, positions<T>(classes), true); blocks.next();) {
+  alignas(64) T sums[kPositions<T>], chosen[kPositions<T>];
+  clear_missing(a, begin, end, a.log_p, a.samples, a.event);
+  for (EventBlocks<S> blocks(a, begin, end, positions<T>(classes), true); blocks.next();) {
     const Block b = blocks.block;
     const int64_t at = b.row * a.event + b.first, n = b.count;
     const int64_t* x = a.classes_of + at;
     for (int64_t k = 0; k < a.samples; ++k) {
       const S* logits = a.params + (k * a.rows * a.event + at) * classes;
-      T* normalizer = a.log_normalizer + k * a.rows * a.event + at;
+      T* terms = a.log_p + k * a.rows * a.event + at;
       if (classes <= kFewClasses) {
         for_lanes_by_four<T>(n * classes, [&](int64_t i, int lanes, int) __attribute__((always_inline)) {
           store(exps.values + i, exp_within_range(load(logits + i, lanes)));
@@ -486,13 +482,11 @@ static void categorical(const LogLikelihood<S>& a, int64_t begin, int64_t end) {
                           probability >= splat<V>(Safe<T>::low);
         bad |= ~good;
         store(terms + i, good ? term : splat<V>(static_cast<T>(NAN)), lanes);
-        store(normalizer + i, logit - term, lanes);
       });
       if (any(bad)) {
         for (int64_t p = 0; p < n; ++p) {
           if (terms[p] == terms[p]) continue;
           const ShiftedSum<T> all = shifted_log_sum_exp(logits + p * classes, classes);
-          normalizer[p] = all.shift + all.log_sum;
           terms[p] = (chosen[p] - all.shift) - all.log_sum;
         }
       }
@@ -502,7 +496,12 @@ static void categorical(const LogLikelihood<S>& a, int64_t begin, int64_t end) {
   }
 }
 
-// grad * (1 at the chosen class - e^(logit - log_normalizer))
+// The probability of class v is e^((logit_v - logit_c) + log p_c) with the chosen class c, whose log p the forward has
+// saved: nothing is lost where logits are large beside their differences. Below this log p the difference and it would
+// cancel: then the sum is formed again.
+constexpr int kUnlikely = -20;
+
+// grad * (1 at the chosen class - the probability)
 template <class S>
 static void categorical_backward(const LogLikelihoodBackward<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
@@ -510,34 +509,46 @@ static void categorical_backward(const LogLikelihoodBackward<S>& a, int64_t begi
   const LogLikelihood<S>& f = a.forward;
   const int64_t classes = f.classes;
   Tile<T> values;
-  alignas(64) T grads[kPositions<T> + kLanes<T>];
+  alignas(64) T grads[kPositions<T> + kLanes<T>], shift[kPositions<T>], log_p[kPositions<T>];
   clear_missing(f, begin, end, a.grad_params, f.samples, f.event * classes);
-  for (Blocks<S> blocks(f, begin, end, positions<T>(classes), true); blocks.next();) {
+  for (EventBlocks<S> blocks(f, begin, end, positions<T>(classes), true); blocks.next();) {
     const Block b = blocks.block;
     const int64_t at = b.row * f.event + b.first, n = b.count;
     const int64_t* x = f.classes_of + at;
     for (int64_t k = 0; k < f.samples; ++k) {
       const int64_t at_k = k * f.rows * f.event + at;
-      const T* normalizer = f.log_normalizer + at_k;
       const S* logits = f.params + at_k * classes;
       S* out = a.grad_params + at_k * classes;
       const T* grad = a.grad + k * f.rows;
       spread(f, b, grads, [&](int64_t row) { return grad[row]; });
+      for (int64_t p = 0; p < n; ++p) {
+        shift[p] = widen(logits[p * classes + x[p]]);
+        log_p[p] = f.log_p[at_k + p];
+        if (log_p[p] >= kUnlikely) continue;
+        const ShiftedSum<T> all = shifted_log_sum_exp(logits + p * classes, classes);
+        shift[p] = all.shift;
+        log_p[p] = -all.log_sum;
+      }
       if (classes > kFewClasses) {
         for (int64_t p = 0; p < n; ++p, logits += classes, out += classes) {
-          const V log_sum = splat<V>(normalizer[p]), g = splat<V>(grads[p]);
+          const V from = splat<V>(shift[p]), of_it = splat<V>(log_p[p]), g = splat<V>(grads[p]);
           for_lanes_by_four<T>(classes, [&](int64_t i, int lanes, int) __attribute__((always_inline)) {
-            store(out + i, exp_of_negative(load(logits + i, lanes) - log_sum) * -g, lanes);
+            store(out + i, exp_of_negative((load(logits + i, lanes) - from) + of_it) * -g, lanes);
           });
-          store(out + x[p], fma(exp_of_negative(load(logits + x[p], 1) - log_sum), -g, g), 1);
+          store(out + x[p], fma(exp_of_negative((load(logits + x[p], 1) - from) + of_it), -g, g), 1);
         }
         continue;
       }
-      for (int64_t p = 0; p < n; ++p)
-        for (int64_t c = 0; c < classes; c += kLanes<T>)
-          store(values.values + p * classes + c, splat<V>(normalizer[p]));
-      for_lanes_by_four<T>(n * classes, [&](int64_t i, int lanes, int) __attribute__((always_inline)) {
-        store(values.values + i, -exp_of_negative(load(logits + i, lanes) - load(values.values + i)));
+      for (int64_t p = 0; p < n; ++p) {
+        const V from = splat<V>(shift[p]), of_it = splat<V>(log_p[p]);
+        for (int64_t c = 0; c < classes; c += kLanes<T>) {
+          const int64_t i = p * classes + c, left = n * classes - i;  // what is beyond the position is overwritten
+          const int lanes = left < kLanes<T> ? static_cast<int>(left) : kLanes<T>;
+          store(values.values + i, (load(logits + i, lanes) - from) + of_it);
+        }
+      }
+      for_lanes_by_four<T>(n * classes, [&](int64_t i, int, int) __attribute__((always_inline)) {
+        store(values.values + i, -exp_of_negative(load(values.values + i)));
       });
       for (int64_t p = 0; p < n; ++p) values.values[p * classes + x[p]] += 1;
       const bool one_row = b.end_row - b.row == 1;

@@ -5,6 +5,7 @@
 // minimax fits (errors below 6e-9), double ones Taylor series.
 #pragma once
 
+#include "../gaussian.h"
 #include "simd.h"
 
 namespace mmvae {
@@ -29,7 +30,7 @@ struct Constants<float> {
   static constexpr int32_t mantissa_mask = 0x007fffff, one_bits = 0x3f800000;
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  static constexpr float exp_max = 88.7228394f, exp_min = -87.3f;
+  static constexpr float exp_max = 88.7228394f, exp_safe = 88.7f, exp_min = -87.3f;
   static constexpr float huge = 1e30f;
   static constexpr float smallest = 1.17549435e-38f, largest = 3.40282347e+38f;  // normal numbers
   static constexpr float exp_q[] = {4.999999345e-01f, 1.666652064e-01f, 4.166838793e-02f, 8.368715412e-03f,
@@ -48,7 +49,7 @@ struct Constants<double> {
   static constexpr int64_t mantissa_mask = 0x000fffffffffffff, one_bits = 0x3ff0000000000000;
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double log2_e = 1.4426950408889634, ln2_high = 0.6931471803691238, ln2_low = 1.9082149292705877e-10;
-  static constexpr double exp_max = 709.782712893384, exp_min = -708.4;
+  static constexpr double exp_max = 709.782712893384, exp_safe = 709.7, exp_min = -708.4;
   static constexpr double huge = 1e300;
   static constexpr double smallest = 2.2250738585072014e-308, largest = 1.7976931348623157e+308;
   static constexpr double exp_q[] = {1. / 2,       1. / 6,        1. / 24,        1. / 120,
@@ -119,12 +120,13 @@ static MMVAE_INLINE V exp_of_negative(V x) {
   return scale_by_power(1 + (p.r + p.tail), p.n_plus_magic);
 }
 
-// e^x together with e^x - 1 - x to full relative accuracy near 0 (for +inf: inf, inf).
+// e^x for x from -87 to 88 (double: -708 to 709), beyond that its value there: finite, but for NaN
 template <class V>
-struct ExpAndTail {
-  V value, minus_1_minus_x;
-};
+static MMVAE_INLINE V exp_within_range(V x) {
+  return exp_of_negative(smaller(splat<V>(Constants<Element<V>>::exp_safe), x));
+}
 
+// For +inf: inf, inf, inf; for -inf: 0, -1, inf.
 template <class V>
 static MMVAE_INLINE ExpAndTail<V> exp_and_tail(V x) {
   using C = Constants<Element<V>>;
@@ -133,8 +135,9 @@ static MMVAE_INLINE ExpAndTail<V> exp_and_tail(V x) {
   const ExpParts<V> p = exp_parts(bounded);
   const V finite = scale_by_power(1 + (p.r + p.tail), p.n_plus_magic);
   const V value = x > splat<V>(C::exp_max) ? splat<V>(static_cast<Element<V>>(INFINITY)) : finite;
-  const V far = (value - 1) - (x > splat<V>(C::huge) ? splat<V>(C::huge) : x);
-  return {value, p.n_plus_magic == splat<V>(C::round_magic) ? p.tail : far};
+  const auto near = p.n_plus_magic == splat<V>(C::round_magic);
+  const V far = value - 1, far_tail = far - (x > splat<V>(C::huge) ? splat<V>(C::huge) : x);
+  return {value, near ? p.r + p.tail : far, near ? p.tail : far_tail};
 }
 
 // e^x - 1 to full relative accuracy near 0; -1 at -inf, inf at +inf.

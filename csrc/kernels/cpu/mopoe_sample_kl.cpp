@@ -33,7 +33,8 @@ template <bool careful, class V>
 static MMVAE_INLINE Moments<V> mean_and_var(const Natural<V>& q) {
   const V var = reciprocal(q.precision), mean = q.weighted_mean * var;
   if (!careful) return {mean, var};
-  return {q.precision == V{} ? V{} : mean, var};  // only experts that say nothing (logvar = +inf)
+  return {q.precision == V{} ? q.weighted_mean : mean,
+          var};  // only experts that say nothing (logvar = +inf): 0, or NaN
 }
 
 // The sums of a row's subset, from its members one by one.

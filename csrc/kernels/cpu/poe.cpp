@@ -68,9 +68,8 @@ static void poe_sample_kl(const PoE<S>& a, int64_t begin, int64_t end) {
         S *mu = a.mu + at, *logvar = a.logvar + at, *z = a.samples > 0 ? a.z + at : nullptr;
         product(row, unweighted, 0, a.prior, d, n,
                 [&](int64_t i, int lanes, const Moments<V>& joint) __attribute__((always_inline)) {
-                  const V h = joint.logvar * static_cast<T>(0.5);
-                  const ExpAndTail<V> sd = exp_and_tail(h);
-                  kl += first(kl_to_standard(joint.mu, h, sd.minus_1_minus_x), lanes);
+                  const ExpAndTail<V> sd = exp_and_tail(joint.logvar * static_cast<T>(0.5));
+                  kl += first(kl_to_standard(joint.mu, sd), lanes);
                   store(mu + i, joint.mu, lanes);
                   store(logvar + i, joint.logvar, lanes);
                   if (z != nullptr) store(z + i, fma(sd.value, load(eps + d + i), joint.mu), lanes);
@@ -89,8 +88,7 @@ static void poe_sample_kl(const PoE<S>& a, int64_t begin, int64_t end) {
           for_lanes<S>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
             const FromExpert<V> q = from_expert<T>(load(joint_mu.values + i), load(joint_logvar.values + i),
                                                    load(row.mu[m] + d + i, lanes), load(row.logvar[m] + d + i, lanes));
-            to_expert +=
-                first(kl_to_standard(q.distance, q.log_ratio, exp_and_tail(q.log_ratio).minus_1_minus_x), lanes);
+            to_expert += first(kl_to_standard(q.distance, exp_and_tail(q.log_ratio)), lanes);
           });
           a.expert_kl[row.expert[m] * a.rows + r] += sum(to_expert);
         }
@@ -229,10 +227,14 @@ static void to_experts(const PoEBackward<S>& a, int64_t begin, int64_t end) {
           for (int u = 0; u < U; ++u) {
             const int i = u * kLanes<S>;
             const V lv = load(logvar + i, lanes), own_mu = load(mu + i, lanes);
-            const V share = weighted ? exp(joint[u] - lv) : exp_of_negative(joint[u] - lv);  // at most 1 unweighted
-            const V w = weights.apply(weights.of(expert, d + group + i, lanes), share);
-            Moments<V> g = expert_adjoint(w, grad_mu[u], grad_logvar[u], own_mu, joint_mean[u]);
-            const auto silent = w == V{};  // no share, no gradient, even where the joint's is infinite
+            V share;  // at most 1
+            if constexpr (weighted) {
+              share = weights.times_exp(weights.of(expert, d + group + i, lanes), joint[u] - lv);
+            } else {
+              share = exp_of_negative(joint[u] - lv);
+            }
+            Moments<V> g = expert_adjoint(share, grad_mu[u], grad_logvar[u], own_mu, joint_mean[u]);
+            const auto silent = share == V{};  // no share, no gradient, even where the joint's is infinite
             g.mu = silent ? V{} : g.mu;
             g.logvar = silent ? V{} : g.logvar;
             if (with_expert_kl) {

@@ -1,6 +1,7 @@
 // The product of a row's observed experts: precisions add, means are averaged by precision.
 //
-// Precisions are scaled by the largest one (as a softmax is), so logvar in [-100, 100] and +inf give finite results.
+// Precisions are scaled by the largest one, weight included (as a softmax is), so logvar in [-100, 100] and +inf give
+// finite results.
 #pragma once
 
 #include "../kernels.h"
@@ -28,7 +29,8 @@ struct Observed {
   }
 };
 
-// An expert's factor on its precision, [M, D] or none. One of weight 0 says nothing, whatever its log-variance.
+// An expert's factor on its precision, [M, D] or none. One of weight 0 says nothing, but is no mask: its NaN comes out.
+// A weight that is negative or not finite counts as NaN.
 template <class T, bool given>
 struct Weights {
   const T* data;
@@ -36,11 +38,19 @@ struct Weights {
   using V = Vec<T>;
 
   MMVAE_INLINE V of(int expert, int64_t d, int lanes) const {
-    return given ? load(data + expert * dim + d, lanes) : splat<V>(1);
+    if (!given) return splat<V>(1);
+    const V w = load(data + expert * dim + d, lanes);
+    return (w >= V{}) & (w <= splat<V>(Constants<T>::largest)) ? w : splat<V>(static_cast<T>(NAN));
   }
-  MMVAE_INLINE V apply(V weight, V precision) const {
-    if (!given) return precision;
-    return weight == V{} ? V{} : weight * precision;
+  // What an expert's weight adds to its log-variance, to within 0.07: good enough for the scale of the precisions.
+  static MMVAE_INLINE V rough_log_inverse(V weight) {
+    const V rough = rough_log2(weight) * static_cast<T>(-0.6931471805599453);
+    return weight == V{} ? splat<V>(Constants<T>::huge) : rough;
+  }
+  // weight * e^x, also where e^x alone is beyond the type; 0 at weight 0
+  static MMVAE_INLINE V times_exp(V weight, V x) {
+    const V root = exp_within_range(x * static_cast<T>(0.5));
+    return weight * root * root;
   }
 };
 
@@ -69,8 +79,7 @@ static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmeti
       for (int u = 0; u < U; ++u) {
         const int i = u * kLanes<S>;
         V own = load(logvar + i, lanes);
-        if (weighted)
-          own = weights.of(row.expert[m], first_dim + d + group + i, lanes) == V{} ? splat<V>(C::huge) : own;
+        if (weighted) own += weights.rough_log_inverse(weights.of(row.expert[m], first_dim + d + group + i, lanes));
         shift[u] = smaller(own, shift[u]);
       }
     }
@@ -83,10 +92,12 @@ static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmeti
 #pragma GCC unroll 4
       for (int u = 0; u < U; ++u) {
         const int i = u * kLanes<S>;
-        V precision = exp_of_negative(shift[u] - load(logvar + i, lanes));
-        if (weighted) {
-          const V weight = weights.of(row.expert[m], first_dim + d + group + i, lanes);
-          precision = weights.apply(weight, precision);
+        const V ratio = shift[u] - load(logvar + i, lanes);
+        V precision;
+        if constexpr (weighted) {
+          precision = weights.times_exp(weights.of(row.expert[m], first_dim + d + group + i, lanes), ratio);
+        } else {
+          precision = exp_of_negative(ratio);
         }
         total[u] += precision;
         weighted_mean[u] = fma(precision, load(mu + i, lanes), weighted_mean[u]);

@@ -26,11 +26,12 @@ struct alignas(64) Run {
 // How many bits of mu may stand before those of the scale: at 8, z - mu keeps 16 of a float's 24.
 constexpr int kLostBits = 8;
 
-// Lanes where scale < 2^-kLostBits |mu|, roughly.
+// Lanes where scale < 2^-kLostBits |mu|, roughly, or where it is infinite.
 template <class V>
 static MMVAE_INLINE auto noise_is_lost(V mu, V logvar) {
-  using T = Element<V>;
-  return rough_log2(mu * mu) > fma(logvar, Constants<T>::log2_e, splat<V>(2 * kLostBits));
+  using C = Constants<Element<V>>;
+  return (rough_log2(mu * mu) > fma(logvar, C::log2_e, splat<V>(2 * kLostBits))) |
+         (logvar > splat<V>(2 * C::exp_max - 8));
 }
 
 // The samples [K, rows, dim] of a tensor of Gaussians (or Laplace distributions) and the gradients of a loss to them.
@@ -62,19 +63,30 @@ static void sample_adjoints(const Samples<S>& s, int64_t r, int64_t d, int64_t n
     memset(grad_mu, 0, n * sizeof(T));
     memset(grad_logvar, 0, n * sizeof(T));
   }
+  Run<T> sums;  // of grad_z * eps: times an infinite scale it is still of one sign
   for (int64_t k = 0; k < s.count; ++k) {
     if (redraw) noise.fill(r, r + 1, d, d + n, k, s.seed, s.family);
     const T* eps = redraw ? noise.row(r) : nullptr;
     const int64_t at = (k * s.rows + r) * s.dim + d;
     for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-      const V scaled_eps = redraw ? exp(load(logvar + i, lanes) * static_cast<T>(0.5)) * load(eps + i)
-                                  : load(s.z + at + i, lanes) - load(mu + i, lanes);
-      const Moments<V> g = sample_adjoint(load(s.grad_z + at + i, lanes), scaled_eps);
+      const V grad_z = load(s.grad_z + at + i, lanes);
       const bool first_one = k == 0 && !add;
-      store(grad_mu + i, first_one ? g.mu : load(grad_mu + i, lanes) + g.mu, lanes);
-      store(grad_logvar + i, first_one ? g.logvar : load(grad_logvar + i, lanes) + g.logvar, lanes);
+      store(grad_mu + i, first_one ? grad_z : load(grad_mu + i, lanes) + grad_z, lanes);
+      if (redraw) {
+        store(sums.values + i, k == 0 ? grad_z * load(eps + i) : fma(grad_z, load(eps + i), load(sums.values + i)));
+        return;
+      }
+      const V scaled_eps = load(s.z + at + i, lanes) - load(mu + i, lanes);
+      const V g = sample_adjoint(grad_z, scaled_eps).logvar;
+      store(grad_logvar + i, first_one ? g : load(grad_logvar + i, lanes) + g, lanes);
     });
   }
+  if (!redraw || s.count == 0) return;
+  for_lanes<T>(n, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+    const V sd = exp(load(logvar + i, lanes) * static_cast<T>(0.5));
+    const V g = sample_adjoint(load(sums.values + i), sd).logvar;
+    store(grad_logvar + i, add ? load(grad_logvar + i, lanes) + g : g, lanes);
+  });
 }
 
 }  // namespace MMVAE_ISA

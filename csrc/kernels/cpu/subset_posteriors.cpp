@@ -49,7 +49,7 @@ void subset_posteriors(const SubsetPosteriors<S>& a, int64_t begin, int64_t end)
         write(plan.lone[row.expert[m]], [&](int64_t i, int lanes) __attribute__((always_inline)) {
           V mu = load_as<T>(row.mu[m] + d + i, lanes);
           const V logvar = load_as<T>(row.logvar[m] + d + i, lanes);
-          if (careful) mu = logvar == splat<V>(static_cast<T>(INFINITY)) ? V{} : mu;
+          if (careful) mu = logvar == splat<V>(static_cast<T>(INFINITY)) ? mu - mu : mu;  // 0, or NaN
           return Posterior<V>{mu, logvar, fma(mu, mu, exp_and_tail(logvar).minus_1_minus_x)};
         });
       }
@@ -62,7 +62,8 @@ void subset_posteriors(const SubsetPosteriors<S>& a, int64_t begin, int64_t end)
           if (!careful) return Posterior<V>{mean, -log_precision, kl};
           const auto silent = q.precision == V{};  // only experts that say nothing (logvar = +inf)
           const V inf = splat<V>(static_cast<T>(INFINITY));
-          return Posterior<V>{silent ? V{} : mean, silent ? inf : -log_precision, silent ? inf : kl};
+          const V nothing = q.weighted_mean;  // 0, or NaN
+          return Posterior<V>{silent ? nothing : mean, silent ? inf : -log_precision, silent ? inf + nothing : kl};
         });
       });
     });

@@ -15,7 +15,7 @@ MMVAE_DEVICE A log_of_constant(Family family) {
 // 1 / scale, but finite: a distance of 0 stays 0 at the smallest scales.
 template <class A>
 MMVAE_DEVICE A inverse(A scale) {
-  return smaller(1 / scale, static_cast<A>(sizeof(A) == 4 ? 3.4e38 : 1.7e308));
+  return smaller(1 / scale, largest<A>());
 }
 
 template <class A>

@@ -139,6 +139,11 @@ MMVAE_DEVICE A huge() {
 }
 
 template <class A>
+MMVAE_DEVICE A largest() {
+  return static_cast<A>(sizeof(A) == 4 ? 3.40282347e+38 : 1.7976931348623157e+308);
+}
+
+template <class A>
 MMVAE_DEVICE A smaller(A x, A y) {
   return y < x ? y : x;  // NaN in x stays
 }
@@ -158,22 +163,23 @@ MMVAE_DEVICE double exp_tail_series(double x) {
   return y * 0.5;
 }
 
+template <class A>
+MMVAE_DEVICE bool near_0(A x) {
+  return magnitude(x) < static_cast<A>(0.34657359027997264);
+}
+
 // e^x - 1 - x from x and e^x, to full relative accuracy near 0 (for +inf: inf).
 template <class A>
 MMVAE_DEVICE A exp_tail(A x, A exp_x) {
   const A near = x * x * exp_tail_series(x), far = (exp_x - 1) - smaller(x, huge<A>());
-  return magnitude(x) < static_cast<A>(0.34657359027997264) ? near : far;
+  return near_0(x) ? near : far;
 }
 
-template <class A>
-struct ExpAndTail {
-  A value, minus_1_minus_x;
-};
-
+// For +inf: inf, inf, inf; for -inf: 0, -1, inf.
 template <class A>
 MMVAE_DEVICE ExpAndTail<A> exp_and_tail(A x) {
-  const A value = exp(x);
-  return {value, exp_tail(x, value)};
+  const A value = exp(x), tail = exp_tail(x, value);
+  return {value, near_0(x) ? x + tail : value - 1, tail};
 }
 
 // ---- packs: the neighbouring dimensions that one thread holds

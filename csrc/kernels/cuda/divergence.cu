@@ -1,4 +1,5 @@
 // KL of diagonal Gaussians or Laplace distributions, to a prior of given or standard moments.
+#include "../laplace.h"
 #include "device.cuh"
 
 namespace mmvae {
@@ -7,42 +8,21 @@ namespace cuda {
 // KL of one dimension and its derivatives. d = mu - prior_mu; h, prior_h = half the log-variances (for a Laplace the
 // logarithm of its scale).
 template <class A>
-struct Gradient {
-  A mu, logvar, prior_logvar;  // to prior_mu it is -mu
-};
-
-template <class A>
 MMVAE_DEVICE A normal_kl(A d, A h, A prior_h) {
-  const A r = h - prior_h;
-  return kl_to_standard(d * exp(-prior_h), r, exp_and_tail(r).minus_1_minus_x);
+  return kl_to_standard(d * exp(-prior_h), exp_and_tail(h - prior_h));
 }
 
 template <class A>
-MMVAE_DEVICE Gradient<A> normal_kl_gradient(A d, A h, A prior_h) {
-  const A inverse = exp(-prior_h), t = d * inverse, excess = expm1(2 * (h - prior_h));
-  return {t * inverse, excess * static_cast<A>(0.5), (excess + t * t) * static_cast<A>(-0.5)};
-}
-
-// e^r (t + e^-t - 1) with t = |d| / b and r = log(b / b0); for large t, where t may overflow, from |d| / b0.
-template <class A>
-MMVAE_DEVICE A laplace_spread(A distance, A t, A r, A inverse_b0) {
-  return t <= 1 ? exp(r) * exp_and_tail(-t).minus_1_minus_x : distance * inverse_b0 + exp(r) * expm1(-t);
+MMVAE_DEVICE DivergenceGrads<A> normal_kl_adjoint(A grad_kl, A d, A h, A prior_h) {
+  const A inverse = exp(-prior_h), t = d * inverse, excess = expm1(2 * (h - prior_h)), half = grad_kl * A(0.5);
+  return {grad_kl * t * inverse, half * excess, -half * (excess + t * t)};
 }
 
 template <class A>
-MMVAE_DEVICE A laplace_kl(A d, A h, A prior_h) {
-  const A distance = magnitude(d), t = distance * exp(-h), r = h - prior_h;
-  const A spread = t == 0 ? A(0) : laplace_spread(distance, t, r, exp(-prior_h));  // t = 0: also where e^r is infinite
-  return spread + exp_and_tail(r).minus_1_minus_x;
-}
-
-template <class A>
-MMVAE_DEVICE Gradient<A> laplace_kl_gradient(A d, A h, A prior_h) {
-  const A distance = magnitude(d), t = distance * exp(-h), r = h - prior_h, inverse_b0 = exp(-prior_h);
-  const A spread = t == 0 ? A(0) : laplace_spread(distance, t, r, inverse_b0);
-  const A to_mu = -expm1(-t) * inverse_b0, t_finite = smaller(t, huge<A>());
-  return {d < 0 ? -to_mu : to_mu, expm1(r + (log1p(t_finite) - t_finite)) * static_cast<A>(0.5),
-          (expm1(r) + spread) * static_cast<A>(-0.5)};
+MMVAE_DEVICE LaplacePair<A> laplace_pair(A d, A h, A prior_h) {
+  const A t = magnitude(d) * exp(-h);
+  const ExpAndTail<A> ratio = exp_and_tail(h - prior_h);
+  return {magnitude(d) * exp(-prior_h), t, ratio, smaller(ratio.value, largest<A>()), exp_and_tail(-t)};
 }
 
 template <int N, class S>
@@ -65,7 +45,8 @@ static __global__ void __launch_bounds__(kBlock) divergence(const __grid_constan
         for (int i = 0; i < N; ++i) {  // past the end everything is 0, and so is the KL
           const A delta = mu[i] - prior_mu[i], h = logvar[i] * static_cast<A>(0.5);
           const A prior_h = prior_logvar[i] * static_cast<A>(0.5);
-          kl += a.family == Family::laplace ? laplace_kl(delta, h, prior_h) : normal_kl(delta, h, prior_h);
+          kl +=
+              a.family == Family::laplace ? laplace_kl(laplace_pair(delta, h, prior_h)) : normal_kl(delta, h, prior_h);
         }
       });
     }
@@ -90,12 +71,13 @@ static __global__ void __launch_bounds__(kBlock)
       for (int i = 0; i < N; ++i) {
         const A delta = mu[i] - prior_mu[i], h = logvar[i] * static_cast<A>(0.5);
         const A prior_h = prior_logvar[i] * static_cast<A>(0.5);
-        const Gradient<A> g = a.family == Family::laplace ? laplace_kl_gradient(delta, h, prior_h)
-                                                          : normal_kl_gradient(delta, h, prior_h);
-        mu[i] = grad_kl * g.mu;
-        logvar[i] = grad_kl * g.logvar;
-        prior_mu[i] = -mu[i];
-        prior_logvar[i] = grad_kl * g.prior_logvar;
+        const DivergenceGrads<A> g = a.family == Family::laplace ? laplace_kl_adjoint(grad_kl, delta, exp(-prior_h),
+                                                                                      laplace_pair(delta, h, prior_h))
+                                                                 : normal_kl_adjoint(grad_kl, delta, h, prior_h);
+        mu[i] = g.mu;
+        logvar[i] = g.logvar;
+        prior_mu[i] = -g.mu;
+        prior_logvar[i] = g.prior_logvar;
       }
       const int64_t at = row * a.dim + d;
       store<N>(a.grad_mu + at, mu, n);

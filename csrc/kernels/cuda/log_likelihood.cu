@@ -195,8 +195,19 @@ struct LogSumExp {
     sum = higher ? sum * e + weight : sum + weight * e;
     peak = higher ? x : peak;
   }
-  __device__ __forceinline__ A value() const { return peak + log(sum); }
+  // sum's logarithm; NaN if one of the x is +inf
+  __device__ __forceinline__ A log_sum() const { return log(sum) + (peak - peak); }
 };
+
+// What all threads of a group have added up.
+template <class A>
+MMVAE_DEVICE LogSumExp<A> of_group(LogSumExp<A> total, int group) {
+  for (int offset = group / 2; offset > 0; offset /= 2) {
+    const A peak = __shfl_xor_sync(kAllLanes, total.peak, offset);
+    total.add(peak, __shfl_xor_sync(kAllLanes, total.sum, offset));
+  }
+  return total;
+}
 
 // Calls f(v, n) for a thread's share of the classes: v .. v + n; n is N if a row of logits is a number of packs,
 // else 1.
@@ -204,6 +215,19 @@ template <int N, class F>
 MMVAE_DEVICE void for_classes(int64_t classes, int group, int member, F f) {
   const int64_t n = classes % N == 0 ? N : 1;
   for (int64_t v = member * n; v < classes; v += group * n) f(v, n);
+}
+
+template <class S>
+MMVAE_DEVICE LogSumExp<Arithmetic<S>> log_sum_exp(const S* logits, int64_t classes, int group, int member) {
+  constexpr int N = kPack<S>;
+  LogSumExp<Arithmetic<S>> total;
+  for_classes<N>(classes, group, member, [&](int64_t v, int64_t n) {
+    if (n == 1) return total.add(from_memory<S>(logits[v]));
+    const Pack<Arithmetic<S>, N> x = load<N>(logits + v, n);
+#pragma unroll
+    for (int i = 0; i < N; ++i) total.add(x[i]);
+  });
+  return total;
 }
 
 // The groups of a team take the elements of an event in turns. Calls f(p, member, valid) for this thread's, as often
@@ -220,7 +244,6 @@ template <class S>
 static __global__ void __launch_bounds__(kBlock)
     categorical(const __grid_constant__ LogLikelihood<S> a, int team, int group) {
   using A = Arithmetic<S>;
-  constexpr int N = kPack<S>;
   for_rows(a.rows * a.samples, team, [&](int64_t unit, int lane, bool valid) {
     const Event at = event_of(valid ? unit : 0, a.rows, a.samples, team);
     const int64_t index = at.sample * a.rows + at.row;
@@ -229,29 +252,27 @@ static __global__ void __launch_bounds__(kBlock)
     for_elements(a.event, team, lane, group, [&](int64_t p, int member, bool inside) {
       const S* logits = a.params + (index * a.event + p) * a.classes;
       LogSumExp<A> total;
-      if (there && inside) {
-        for_classes<N>(a.classes, group, member, [&](int64_t v, int64_t n) {
-          if (n == 1) return total.add(from_memory<S>(logits[v]));
-          const Pack<A, N> x = load<N>(logits + v, n);
-#pragma unroll
-          for (int i = 0; i < N; ++i) total.add(x[i]);
-        });
-      }
-      for (int offset = group / 2; offset > 0; offset /= 2) {
-        const A peak = __shfl_xor_sync(kAllLanes, total.peak, offset);
-        total.add(peak, __shfl_xor_sync(kAllLanes, total.sum, offset));
-      }
+      if (there && inside) total = log_sum_exp(logits, a.classes, group, member);
+      total = of_group(total, group);
       if (!valid || !inside || member != 0) return;
-      const A log_normalizer = there ? total.value() : 0;
-      a.log_normalizer[index * a.event + p] = log_normalizer;
-      if (!there) return;
-      const int64_t c = a.classes_of[at.row * a.event + p];
-      sum += c >= 0 && c < a.classes ? from_memory<S>(logits[c]) - log_normalizer : not_a_number<A>();
+      A log_p = 0;
+      if (there) {
+        const int64_t c = a.classes_of[at.row * a.event + p];
+        const bool known = c >= 0 && c < a.classes;
+        log_p = known ? (from_memory<S>(logits[c]) - total.peak) - total.log_sum() : not_a_number<A>();
+      }
+      a.log_p[index * a.event + p] = log_p;
+      sum += log_p;
     });
     sum = team_sum(sum, team);
     if (valid && lane == 0) a.out[index] = sum;
   });
 }
+
+// The probability of class v is e^((logit_v - logit_c) + log p_c) with the chosen class c, whose log p the forward has
+// saved: nothing is lost where logits are large beside their differences. Below this log p the difference and it would
+// cancel: then the sum is formed again.
+constexpr int kUnlikely = -20;
 
 template <class S>
 static __global__ void __launch_bounds__(kBlock)
@@ -260,23 +281,34 @@ static __global__ void __launch_bounds__(kBlock)
   constexpr int N = kPack<S>;
   const LogLikelihood<S>& a = b.forward;
   for_rows(a.rows * a.samples, team, [&](int64_t unit, int lane, bool valid) {
-    if (!valid) return;
-    const Event at = event_of(unit, a.rows, a.samples, team);
+    const Event at = event_of(valid ? unit : 0, a.rows, a.samples, team);
     const int64_t index = at.sample * a.rows + at.row;
-    const bool there = observed(a, at.row);
+    const bool row_there = valid && observed(a, at.row);
     for_elements(a.event, team, lane, group, [&](int64_t p, int member, bool inside) {
-      if (!inside) return;
+      const bool there = row_there && inside;
       const int64_t element = index * a.event + p;
       const S* logits = a.params + element * a.classes;
       S* grad_logits = b.grad_params + element * a.classes;
-      A grad = 0, log_normalizer = 0;
+      A grad = 0, shift = 0, log_p = 0;
       int64_t chosen = -1;
+      bool unlikely = false;
       if (there) {
-        log_normalizer = a.log_normalizer[element];
         chosen = a.classes_of[at.row * a.event + p];
-        grad = chosen >= 0 && chosen < a.classes ? b.grad[index] : not_a_number<A>();
+        const bool known = chosen >= 0 && chosen < a.classes;
+        grad = known ? b.grad[index] : not_a_number<A>();
+        shift = known ? from_memory<S>(logits[chosen]) : 0;
+        log_p = a.log_p[element];
+        unlikely = known && !(log_p >= kUnlikely);
       }
-      const auto of = [&](A x, int64_t v) { return grad * ((v == chosen ? 1 : 0) - exp(x - log_normalizer)); };
+      LogSumExp<A> total;
+      if (unlikely) total = log_sum_exp(logits, a.classes, group, member);
+      total = of_group(total, group);
+      if (unlikely) {
+        shift = total.peak;
+        log_p = -total.log_sum();
+      }
+      if (!valid || !inside) return;
+      const auto of = [&](A x, int64_t v) { return grad * ((v == chosen ? 1 : 0) - exp((x - shift) + log_p)); };
       for_classes<N>(a.classes, group, member, [&](int64_t v, int64_t n) {
         if (n == 1) {
           grad_logits[v] = to_memory<S>(there ? of(from_memory<S>(logits[v]), v) : 0);

@@ -40,10 +40,9 @@ static __global__ void __launch_bounds__(kBlock) poe(const __grid_constant__ PoE
         Pack<A, N> sd;
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-          const A h = logvar[i] * static_cast<A>(0.5);
-          const ExpAndTail<A> e = exp_and_tail(h);
+          const ExpAndTail<A> e = exp_and_tail(logvar[i] * static_cast<A>(0.5));
           sd[i] = e.value;
-          if (i < n) kl += kl_to_standard(mu[i], h, e.minus_1_minus_x);
+          if (i < n) kl += kl_to_standard(mu[i], e);
         }
         for (int64_t k = 0; k < a.samples; ++k) {
           Pack<A, N> z = noise<A, N>(seed, row, k, d);
@@ -61,7 +60,7 @@ static __global__ void __launch_bounds__(kBlock) poe(const __grid_constant__ PoE
 #pragma unroll
           for (int i = 0; i < N; ++i) {
             const FromExpert<A> q = from_expert(mu[i], logvar[i], own_mu[i], own_logvar[i]);
-            if (i < n) to_expert += kl_to_standard(q.distance, q.log_ratio, exp_and_tail(q.log_ratio).minus_1_minus_x);
+            if (i < n) to_expert += kl_to_standard(q.distance, exp_and_tail(q.log_ratio));
           }
         }
         to_expert = team_sum(to_expert, team);
@@ -147,12 +146,12 @@ static __global__ void __launch_bounds__(kBlock) poe_backward(const __grid_const
       if (!any) return;
       const Joint<A, N> q = joint_of<N>(a, any, seed, row, d, n);
       for_observed<N>(a.experts, row, d, n, [&](int m, const Pack<A, N>& mu, const Pack<A, N>& logvar) {
-        Pack<A, N> weight = splat<A, N>(1), grad_mu, grad_logvar;
-        if (a.weights != nullptr) weight = load<N>(a.weights + m * a.dim + d, n);
+        Pack<A, N> weighted = logvar, grad_mu, grad_logvar;
+        if (a.weights != nullptr) weighted = weighted_logvar(logvar, load<N>(a.weights + m * a.dim + d, n));
         const A grad_own_kl = a.grad_expert_kl == nullptr ? A(0) : a.grad_expert_kl[m * a.rows + row];
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-          const A share = weight[i] == 0 ? A(0) : weight[i] * exp(smaller(q.logvar[i], huge<A>()) - logvar[i]);
+          const A share = exp(smaller(q.logvar[i], huge<A>()) - weighted[i]);
           Moments<A> g{0, 0};  // no share, no gradient, even where the joint's is infinite
           if (share != 0) g = expert_adjoint(share, q.grad_mu[i], q.grad_logvar[i], mu[i], q.mu[i]);
           if (a.grad_expert_kl != nullptr) {

@@ -51,11 +51,10 @@ struct Product {
     return {prior ? A(0) : static_cast<A>(sizeof(A) == 4 ? 1e30 : 1e300), prior ? A(1) : A(0), A(0)};
   }
 
-  __device__ __forceinline__ void multiply(A mu, A logvar, A weight = 1) {
-    if (weight == 0) return;  // it says nothing, whatever its log-variance
+  __device__ __forceinline__ void multiply(A mu, A logvar) {
     const A ratio = exp(-magnitude(logvar - shift));
     const bool largest = logvar < shift;
-    const A own = largest ? weight : weight * ratio, before = largest ? ratio : A(1);
+    const A own = largest ? A(1) : ratio, before = largest ? ratio : A(1);
     total = total * before + own;
     weighted_mean = weighted_mean * before + own * mu;
     shift = largest ? logvar : shift;
@@ -69,6 +68,15 @@ struct Product {
   }
 };
 
+// The log-variances of an expert whose precisions are weighted: +inf at weight 0. NaN for a weight that is negative or
+// not finite.
+template <class A, int N>
+MMVAE_DEVICE Pack<A, N> weighted_logvar(Pack<A, N> logvar, const Pack<A, N>& weight) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) logvar[i] = logvar[i] - log(weight[i]) + (weight[i] - weight[i]);
+  return logvar;
+}
+
 // The product's moments over a pack; weights [M, D] or nullptr. The prior where nothing is observed.
 template <int N, class S>
 MMVAE_DEVICE void product_of(const Experts<S>& experts, const Arithmetic<S>* weights, bool prior, bool any, int64_t row,
@@ -79,10 +87,10 @@ MMVAE_DEVICE void product_of(const Experts<S>& experts, const Arithmetic<S>* wei
 #pragma unroll
   for (int i = 0; i < N; ++i) product[i] = Product<A>::start(prior || !any);
   for_observed<N>(experts, row, d, n, [&](int m, const Pack<A, N>& own_mu, const Pack<A, N>& own_logvar) {
-    Pack<A, N> weight = splat<A, N>(1);
-    if (weights != nullptr) weight = load<N>(weights + m * dim + d, n);
+    Pack<A, N> weighted = own_logvar;
+    if (weights != nullptr) weighted = weighted_logvar(own_logvar, load<N>(weights + m * dim + d, n));
 #pragma unroll
-    for (int i = 0; i < N; ++i) product[i].multiply(own_mu[i], own_logvar[i], weight[i]);
+    for (int i = 0; i < N; ++i) product[i].multiply(own_mu[i], weighted[i]);
   });
 #pragma unroll
   for (int i = 0; i < N; ++i) {
