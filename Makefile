@@ -54,7 +54,7 @@ bench-sweep: $(VENV)/.demo ## is any function slower than its twin or torch.comp
 lint: $(VENV)/.dev ## ruff and clang-format, changing nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs -r $(BIN)/clang-format --dry-run -Werror
+	@find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs -r $(BIN)/clang-format --dry-run -Werror
 
 types: $(VENV)/.dev ## mypy over the package
 	@$(BIN)/mypy $(ARGS)
@@ -62,7 +62,7 @@ types: $(VENV)/.dev ## mypy over the package
 format: $(VENV)/.dev ## rewrite what `make lint` complains about, where a tool can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
-	@find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs -r $(BIN)/clang-format -i
+	@find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs -r $(BIN)/clang-format -i
 
 venv: $(VENV)/.dev ## .venv with everything a developer needs
 
