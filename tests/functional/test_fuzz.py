@@ -95,7 +95,7 @@ def compare(kind, actual, expected, dims, rows, tolerance):
 
 
 def compare_touched(kind, actual, expected, dims, rows, tolerance):
-    """Row by row, each by its own size; not where the twin, or its derivative, is inf - inf: a kernel may know better."""
+    """Row by row, each by its own size; not where the twin, or its derivative, is NaN: a kernel may know better."""
     for i, (a, e, dim) in enumerate(zip(actual, expected, dims, strict=True)):
         if dim is None:
             continue
