@@ -131,7 +131,7 @@ if _ext.LOADED:
         return out, params.new_empty((samples, rows, event) if categorical else (0,), dtype=_real(params))
 
     @torch.library.register_fake("mmvae_fast::log_likelihood_backward")
-    def _(grad, x, params, scale, scale_value, family, event_dims, mask, log_normalizer, params_grad, scale_grad):
+    def _(grad, x, params, scale, scale_value, family, event_dims, mask, log_p, params_grad, scale_grad):
         of_params = params.new_empty(params.shape if params_grad else (0,))
         of_scale = params.new_empty(scale.shape if scale_grad and scale is not None else (0,), dtype=_real(params))
         return of_params, of_scale

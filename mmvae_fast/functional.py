@@ -324,9 +324,7 @@ class _LogLikelihood(Function):
     def backward(ctx, grad):
         x, params, scale, mask, log_p = ctx.saved_tensors
         of_params, of_scale = ctx.needs_input_grad[1], ctx.needs_input_grad[2]
-        grads = ops.log_likelihood_backward(
-            grad, x, params, scale, *ctx.options, mask, log_p, of_params, of_scale
-        )
+        grads = ops.log_likelihood_backward(grad, x, params, scale, *ctx.options, mask, log_p, of_params, of_scale)
         of_inputs = [params] if scale is None else [params, scale]
         own = _first_order(grads[: len(of_inputs)], *of_inputs)
         return None, own[0] if of_params else None, own[1] if of_scale else None, None, None, None, None

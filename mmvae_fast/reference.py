@@ -281,12 +281,13 @@ def _product(
         shift = scaled.detach().amin(0)
     else:
         weights = (weights if weights.dim() == 2 else weights.unsqueeze(-1)).to(scaled.dtype).unsqueeze(1)
+        weights = torch.where(observed, weights, 0.0)  # a missing expert's may be anything, too
         shift = (scaled - weights.log()).detach().amin(0)  # +inf at weight 0: such an expert says nothing
     shift = shift.clamp(max=0.0) if prior else torch.where(shift == math.inf, 0.0, shift)
     if weights is None:
         precision = torch.exp(shift - scaled)
     else:  # at weight 0 the exponent may be anything, and the gradient to the weight is still asked for
-        precision = weights * torch.exp((shift - scaled).clamp(max=math.log(torch.finfo(scaled.dtype).max)))
+        precision = weights * torch.exp((shift - scaled).clamp(max=0.999 * math.log(torch.finfo(scaled.dtype).max)))
     total = precision.sum(0) + (torch.exp(shift) if prior else 0.0)
     empty = total == 0  # nothing observed, or only experts that say nothing (logvar = +inf, weight 0)
     safe = torch.where(empty, math.inf, total)

@@ -22,12 +22,6 @@ static MMVAE_HD V kl_to_standard(V mu, const ExpAndTail<V>& of_h) {
   return mu * (mu * 0.5f) + (g + e * (e * 0.5f));  // halved first: finite wherever the result is
 }
 
-// The same from h > -inf and g alone.
-template <class V>
-static MMVAE_HD V kl_to_standard(V mu, V h, V g) {
-  return kl_to_standard(mu, ExpAndTail<V>{h, h + g, g});
-}
-
 // Gradients of (z, kl) with respect to the mean and log-variance of the Gaussian they came from; z = mu + sd * eps.
 template <class V>
 struct Moments {

@@ -95,7 +95,7 @@ def compare(kind, actual, expected, dims, rows, tolerance):
 
 
 def compare_touched(kind, actual, expected, dims, rows, tolerance):
-    """Row by row, each by its own size; not where the twin, or its derivative, is inf - inf: a kernel may know better."""
+    """Row by row, each by its own size; not where the twin, or its derivative, is NaN: a kernel may know better."""
     for i, (a, e, dim) in enumerate(zip(actual, expected, dims, strict=True)):
         if dim is None:
             continue
@@ -135,11 +135,9 @@ def check(fn, call):
     compare("output", outputs, expected, of_outputs, calm, tolerance)
     if dtype in (torch.float32, torch.float64):
         compare_touched("output", outputs, expected, of_outputs, compared, 10 * tolerance)
-    # NaN is not hidden; the twin also makes it of -inf - -inf, where a kernel may know better, and of what is no weight
-    # but that of a missing expert
+    # NaN is not hidden; the twin also makes it of -inf - -inf, where a kernel may know better
     planted = {value for *_, value in call["plants"]}
-    no_weight = fn.startswith("product") and not planted <= {*COMPARED["weights"]} and inputs.mask is not None
-    hidden_from = [] if -math.inf in planted or no_weight else zip(outputs, expected, of_outputs, strict=True)
+    hidden_from = [] if -math.inf in planted else zip(outputs, expected, of_outputs, strict=True)
     for a, e, dim in hidden_from:
         by_row, exact = (t.detach().movedim(dim, 0).flatten(1) if t.dim() > 1 else t[:, None] for t in (a, e))
         assert not (exact.isnan() & by_row.isfinite()).any()

@@ -37,15 +37,15 @@ struct Weights {
   int64_t dim;
   using V = Vec<T>;
 
+  MMVAE_INLINE V as_given(int expert, int64_t d, int lanes) const { return load(data + expert * dim + d, lanes); }
   MMVAE_INLINE V of(int expert, int64_t d, int lanes) const {
-    if (!given) return splat<V>(1);
-    const V w = load(data + expert * dim + d, lanes);
+    const V w = as_given(expert, d, lanes);
     return (w >= V{}) & (w <= splat<V>(Constants<T>::largest)) ? w : splat<V>(static_cast<T>(NAN));
   }
-  // What an expert's weight adds to its log-variance, to within 0.07: good enough for the scale of the precisions.
-  static MMVAE_INLINE V rough_log_inverse(V weight) {
-    const V rough = rough_log2(weight) * static_cast<T>(-0.6931471805599453);
-    return weight == V{} ? splat<V>(Constants<T>::huge) : rough;
+  // A log-variance with the weight in it, to within 0.07: good enough for the scale of the precisions.
+  static MMVAE_INLINE V rough_logvar(V weight, V logvar) {
+    return weight == V{} ? splat<V>(Constants<T>::huge)
+                         : fma(rough_log2(weight), static_cast<T>(-0.6931471805599453), logvar);
   }
   // weight * e^x, also where e^x alone is beyond the type; 0 at weight 0
   static MMVAE_INLINE V times_exp(V weight, V x) {
@@ -79,7 +79,8 @@ static MMVAE_INLINE void product(const Observed<S>& row, const Weights<Arithmeti
       for (int u = 0; u < U; ++u) {
         const int i = u * kLanes<S>;
         V own = load(logvar + i, lanes);
-        if (weighted) own += weights.rough_log_inverse(weights.of(row.expert[m], first_dim + d + group + i, lanes));
+        if constexpr (weighted)
+          own = weights.rough_logvar(weights.as_given(row.expert[m], first_dim + d + group + i, lanes), own);
         shift[u] = smaller(own, shift[u]);
       }
     }

@@ -42,8 +42,8 @@ struct Posterior {
 // KL( posterior || N(0, 1) ).
 template <class A>
 MMVAE_DEVICE A kl_of(const Posterior<A>& q) {
-  const A h = q.logvar * static_cast<A>(0.5);
-  return kl_to_standard(q.mu, h, exp_tail(h, q.sd));
+  const A h = q.logvar * static_cast<A>(0.5), tail = exp_tail(h, q.sd);
+  return kl_to_standard(q.mu, ExpAndTail<A>{q.sd, h < -1 ? q.sd - 1 : h + tail, tail});
 }
 
 // The gradients of a loss to a posterior's moments: through its KL, and through a sample of it.
@@ -62,15 +62,15 @@ MMVAE_DEVICE Posterior<A> posterior_of_sums(A precision, A weighted_mean) {
   return {weighted_mean * var, -log(precision), square_root(var)};
 }
 
-// That of a subset of one expert. It has no mean where that says nothing (logvar = +inf), as in a product.
+// That of a subset of one expert. Where that says nothing (logvar = +inf) its mean is 0, as a product's; NaN stays.
 template <class S>
 MMVAE_DEVICE Posterior<Arithmetic<S>> lone_posterior(const Experts<S>& experts, int64_t row, int64_t d,
                                                      int64_t members) {
   using A = Arithmetic<S>;
   const int m = __ffsll(members) - 1;
   const A logvar = from_memory<S>(experts.logvar[m].row(row)[d]);
-  const A mu = logvar == infinity<A>() ? A(0) : from_memory<S>(experts.mu[m].row(row)[d]);
-  return {mu, logvar, exp(logvar * static_cast<A>(0.5))};
+  const A mu = from_memory<S>(experts.mu[m].row(row)[d]);
+  return {logvar == infinity<A>() ? mu - mu : mu, logvar, exp(logvar * static_cast<A>(0.5))};
 }
 
 // That of any subset, for any log-variances: in double, where its adjoints do not overflow either. It is seldom needed,
