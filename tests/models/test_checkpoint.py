@@ -48,7 +48,7 @@ def test_words_and_options_survive(tmp_path):
     again = MVAE.load(vae.save(tmp_path))
     assert again.modalities["text"].words == ("<pad>", "<unk>", "ä", "b")
     assert (again.beta, again.n_random_subsets) == (0.5, 1)
-    assert again.likelihood_weights == {"text": 2.0, "a": 1.0, "b": 0.0}
+    assert again.likelihood_weights.option() == {"text": 2.0, "a": 1.0, "b": 0.0}
     assert list(again.modalities) == ["text", "a", "b"]
 
 

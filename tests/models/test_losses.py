@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmvae_fast.models import MVAE, MoPoE
-from mmvae_fast.models.mvae import _branch
+from mmvae_fast.models.seeds import branch as _branch
 from mmvae_fast.reference import choose_component, philox_normal, seed_tensor
 
 SEED = 11
