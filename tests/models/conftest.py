@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Audio, Image, Text, Vector
-from mmvae_fast.models import MVAE, MoPoE
+from mmvae_fast.models import MMVAE, MVAE, MVTCAE, FusedVAE, MoPoE, WeightedPoE
 
 ROWS = 6
 
@@ -22,6 +22,14 @@ MODELS = {
     "MVAE": lambda **o: MVAE(modalities(), 5, **o),
     "MVAE+2": lambda **o: MVAE(modalities(), 5, n_random_subsets=2, **o),
     "MoPoE": lambda **o: MoPoE(modalities(), 5, **o),
+    "MVTCAE": lambda **o: MVTCAE(modalities(), 5, **o),
+    "MMVAE": lambda **o: MMVAE(modalities(), 5, n_samples=3, **o),
+    "MMVAE tight": lambda **o: MMVAE(modalities(), 5, n_samples=3, tight=True, **o),
+    "MMVAE iwae": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="iwae", family="normal", **o),
+    "MMVAE iwae tight": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="iwae", tight=True, **o),
+    "WeightedPoE": lambda **o: WeightedPoE(modalities(), 5, **o),
+    "moments": lambda **o: FusedVAE(modalities(), 5, fusion="moments", **o),
+    "wasserstein": lambda **o: FusedVAE(modalities(), 5, fusion="wasserstein", **o),
 }
 
 
@@ -58,3 +66,8 @@ def mask():
     """Some of everything: a complete row, an empty one, single modalities, pairs."""
     rows = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0], [0, 0, 1, 0]]
     return torch.tensor(rows, dtype=torch.bool)
+
+
+def moments(posterior):
+    """Mean and log-variance, [B, D] each, of whatever encode returns."""
+    return posterior.mu, posterior.logvar
