@@ -1,7 +1,10 @@
 """Multimodal variational autoencoders: modalities x fusion x objective, one small file a published model."""
 
 from mmvae_fast.models.base import MultimodalVAE
+from mmvae_fast.models.crmvae import CRMVAE
 from mmvae_fast.models.fused import FusedVAE, WeightedPoE
+from mmvae_fast.models.mcvae import MCVAE
+from mmvae_fast.models.mmjsd import MMJSD
 from mmvae_fast.models.mmvae import MMVAE
 from mmvae_fast.models.mopoe import MoPoE
 from mmvae_fast.models.mvae import MVAE
@@ -13,6 +16,7 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     model.__name__: model
     for model in (
         VAE, BetaVAE, IWAE, MVAE, MMVAE, MoPoE, MVTCAE, FusedVAE, WeightedPoE,
+        MMJSD, MCVAE, CRMVAE,
     )
 }  # fmt: skip
 

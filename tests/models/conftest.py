@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Audio, Image, Text, Vector
-from mmvae_fast.models import MMVAE, MVAE, MVTCAE, FusedVAE, MoPoE, WeightedPoE
+from mmvae_fast.models import CRMVAE, MCVAE, MMJSD, MMVAE, MVAE, MVTCAE, FusedVAE, MoPoE, WeightedPoE
 
 ROWS = 6
 
@@ -30,6 +30,10 @@ MODELS = {
     "WeightedPoE": lambda **o: WeightedPoE(modalities(), 5, **o),
     "moments": lambda **o: FusedVAE(modalities(), 5, fusion="moments", **o),
     "wasserstein": lambda **o: FusedVAE(modalities(), 5, fusion="wasserstein", **o),
+    "MMJSD": lambda **o: MMJSD(modalities(), 5, **o),
+    "MCVAE": lambda **o: MCVAE(modalities(), 5, **o),
+    "MCVAE sparse": lambda **o: MCVAE(modalities(), 5, sparse=True, **o),
+    "CRMVAE": lambda **o: CRMVAE(modalities(), 5, **o),
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmvae_fast.modalities import Vector
-from mmvae_fast.models import MMVAE, MVAE, MoPoE, MultimodalVAE, Posterior
+from mmvae_fast.models import MVAE, MixturePosterior, MoPoE, MultimodalVAE, Posterior
 
 
 def test_encode_is_the_models_product_of_experts(model, batch, mask):
@@ -26,6 +26,8 @@ def test_encode_is_the_models_product_of_experts(model, batch, mask):
 
 
 def test_encode_experts_are_the_encoders_outputs(model, batch):
+    if getattr(model, "sparse", False):
+        pytest.skip("its experts' variances are tied to their means")
     del batch["text"]
     mus, logvars, mask = model.encode_experts(batch)
     assert mask.tolist() == [[True, False, True, True]] * 6
@@ -167,7 +169,7 @@ def test_log_likelihood_of_one_sample_is_the_log_weight(model, batch):
     q = model.encode(batch)
     z = q.sample(seed=9)
     kind = torch.distributions.Laplace if getattr(model, "family", "") == "laplace" else torch.distributions.Normal
-    if isinstance(model, MMVAE):
+    if isinstance(q, MixturePosterior):
         densities = [kind(m, (v / 2).exp()).log_prob(z).sum(-1) for m, v in zip(q.mus, q.logvars, strict=True)]
         log_q = torch.stack(densities).logsumexp(0) - math.log(4)
     else:
