@@ -49,6 +49,7 @@ class CRMVAE(MultimodalVAE):
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
         seed = seed_tensor(seed, device=self.device)
         q = functional.poe_sample_kl(experts.mu, experts.logvar, experts.mask, prior=False, expert_kl=True, seed=seed)
+        assert q.expert_kl is not None  # asked for
         share = 1 / (experts.mask.sum(1) + 1).to(q.kl.dtype)
         ll, fit = {}, {}
         for m, name in enumerate(self.modalities):
