@@ -1,4 +1,4 @@
-"""What models with latents above latents share: the sizes of their networks, and draws of a Gaussian whose parameters differ from sample to sample."""
+"""What models with latents above latents share: network sizes, and draws whose Gaussian differs by sample."""
 
 from __future__ import annotations
 
