@@ -187,6 +187,11 @@ class MHVAE(MultimodalVAE):
             levels.append(Level(q, p, z))
         return levels
 
+    def fuse(self, mus: Sequence[Tensor], logvars: Sequence[Tensor], mask: Tensor) -> Posterior:
+        raise NotImplementedError(
+            f"{type(self).__name__}: its latents form a hierarchy, with no fusion of experts alone; use encode"
+        )
+
     # --- inference ----------------------------------------------------------------------------------------------------
 
     def posterior(self, batch: Batch, experts: Experts) -> Posterior:

@@ -160,6 +160,11 @@ class Nexus(MultimodalVAE):
             z, self.top_decoders[name](above).to(z.dtype), family="normal", scale=self.scale, event_dims=1
         )
 
+    def fuse(self, mus: Sequence[Tensor], logvars: Sequence[Tensor], mask: Tensor) -> Posterior:
+        raise NotImplementedError(
+            f"{type(self).__name__}: its latents form a hierarchy, with no fusion of experts alone; use encode"
+        )
+
     # --- inference ----------------------------------------------------------------------------------------------------
 
     def posterior(self, batch: Batch, experts: Experts) -> Posterior:

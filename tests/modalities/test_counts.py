@@ -202,3 +202,13 @@ def test_a_model_of_counts_compiles_into_one_graph():
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(batch, mask, seed=1), model(batch, mask, seed=1))
+
+
+def test_a_model_of_counts_is_exported(tmp_path):
+    for extra in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(extra)
+    from mmvae_fast.onnx import export_onnx
+
+    torch.manual_seed(0)
+    likelihood = "zero_inflated_negative_binomial"
+    export_onnx(MVAE({"rna": Counts(3, likelihood=likelihood, hidden=(4,))}, 2), tmp_path / "bundle")  # which verifies

@@ -7,7 +7,7 @@ from conftest import NEXUS, modalities
 from torch import nn
 
 from mmvae_fast.modalities import Vector
-from mmvae_fast.models import Nexus
+from mmvae_fast.models import MHVAE, Nexus
 from mmvae_fast.reference import seed_tensor
 
 
@@ -152,3 +152,11 @@ def test_the_size_of_the_modalities_latents_is_the_shared_ones_unless_told():
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("cls", [Nexus, MHVAE])
+def test_a_hierarchy_has_no_fusion_of_experts_alone(cls):
+    model = cls({"v": Vector(2, hidden=())}, 2, hidden=())
+    expert = torch.zeros(3, 2)
+    with pytest.raises(NotImplementedError, match=f"{cls.__name__}: its latents form a hierarchy"):
+        model.fuse([expert], [expert], torch.ones(3, 1, dtype=torch.bool))
