@@ -1,11 +1,16 @@
 """Multimodal variational autoencoders: modalities x fusion x objective, one small file a published model."""
 
 from mmvae_fast.models.base import MultimodalVAE
+from mmvae_fast.models.crmvae import CRMVAE
 from mmvae_fast.models.fused import FusedVAE, WeightedPoE
+from mmvae_fast.models.mcvae import MCVAE
+from mmvae_fast.models.mhvae import MHVAE
+from mmvae_fast.models.mmjsd import MMJSD
 from mmvae_fast.models.mmvae import MMVAE
 from mmvae_fast.models.mopoe import MoPoE
 from mmvae_fast.models.mvae import MVAE
 from mmvae_fast.models.mvtcae import MVTCAE
+from mmvae_fast.models.nexus import Nexus
 from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
 from mmvae_fast.models.vae import IWAE, VAE, BetaVAE
 
@@ -13,6 +18,7 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     model.__name__: model
     for model in (
         VAE, BetaVAE, IWAE, MVAE, MMVAE, MoPoE, MVTCAE, FusedVAE, WeightedPoE,
+        MMJSD, MCVAE, CRMVAE, Nexus, MHVAE,
     )
 }  # fmt: skip
 

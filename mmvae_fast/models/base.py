@@ -51,6 +51,8 @@ class MultimodalVAE(nn.Module, ABC):
 
     # what a model with private latents has: encoders give, and decoders take, so many dimensions more
     private_dims: dict[str, int]
+    # of what encoders give and decoders take, private latents included
+    network_dims: dict[str, int]
     _zero: Tensor
 
     def __init__(
@@ -63,6 +65,7 @@ class MultimodalVAE(nn.Module, ABC):
         free_bits: float = 0.0,
         modality_dropout: float = 0.0,
         _private_dim: int | Mapping[str, int] = 0,
+        _modality_dim: int | Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         _check_modalities(modalities)
@@ -78,6 +81,9 @@ class MultimodalVAE(nn.Module, ABC):
             raise ValueError(f"modality_dropout is {modality_dropout}, expected a probability below 1")
         self.likelihood_weights = LikelihoodWeights(likelihood_weights, self.modalities)
         sizes = {name: latent_dim + self.private_dims[name] for name in modalities}
+        if _modality_dim is not None:  # latents of their own below the shared one
+            sizes = _private_dims(_modality_dim, self.modalities, "modality_dim", least=1)
+        self.network_dims = sizes
         self.encoders = nn.ModuleDict({name: m.make_encoder(sizes[name]) for name, m in modalities.items()})
         self.decoders = nn.ModuleDict({name: m.make_decoder(sizes[name]) for name, m in modalities.items()})
         self.prior: nn.Module = StandardNormal(latent_dim)
@@ -262,7 +268,7 @@ class MultimodalVAE(nn.Module, ABC):
     def _experts(self, batch: Batch) -> Experts:
         """Run the encoder of every modality in the batch, once."""
         present = {
-            name: _gaussian(name, self._encode(name, x), (batch.rows, self.latent_dim + self.private_dims[name]))
+            name: _gaussian(name, self._encode(name, x), (batch.rows, self.network_dims[name]))
             for name, x in batch.data.items()
         }
         first, (like, _) = next(iter(present.items()))
@@ -274,10 +280,15 @@ class MultimodalVAE(nn.Module, ABC):
                         f"modality {first!r} has its mu"
                     )
         # not one tensor for all that is absent: torch.compile refuses functions that take the same one twice
-        shape, d = (batch.rows, self.latent_dim), self.latent_dim
-        experts = [present.get(name) or (like.new_zeros(shape), like.new_zeros(shape)) for name in self.modalities]
-        private = {n: Posterior(mu[:, d:], lv[:, d:]) for n, (mu, lv) in present.items() if self.private_dims[n]}
-        return Experts([mu[:, :d] for mu, _ in experts], [lv[:, :d] for _, lv in experts], batch.mask, private)
+        widths = {n: size - self.private_dims[n] for n, size in self.network_dims.items()}
+        experts = {n: present.get(n) or [like.new_zeros(batch.rows, w) for _ in "mv"] for n, w in widths.items()}
+        mus, logvars = ([experts[n][i][:, :w] for n, w in widths.items()] for i in range(2))
+        private = {
+            n: Posterior(mu[:, widths[n] :], lv[:, widths[n] :])
+            for n, (mu, lv) in present.items()
+            if self.private_dims[n]
+        }
+        return Experts(mus, logvars, batch.mask, private)
 
     def _encode(self, name: str, x: Tensor) -> Any:
         try:
@@ -498,12 +509,14 @@ def number(what: str, value: Any) -> float:
     return float(value)
 
 
-def _private_dims(dims: int | Mapping[str, int], modalities: Mapping[str, Modality]) -> dict[str, int]:
+def _private_dims(
+    dims: int | Mapping[str, int], modalities: Mapping[str, Modality], what: str = "private_dim", least: int = 0
+) -> dict[str, int]:
     if not isinstance(dims, Mapping):
         dims = dict.fromkeys(modalities, dims)
     if set(dims) != set(modalities):
-        raise ValueError(f"private_dim names {sorted(dims)}, expected a number for each of {list(modalities)}")
+        raise ValueError(f"{what} names {sorted(dims)}, expected a number for each of {list(modalities)}")
     for name, value in dims.items():
-        if type(value) is not int or value < 0:
-            raise ValueError(f"private_dim of modality {name!r} is {value!r}, expected an integer, 0 or more")
+        if type(value) is not int or value < least:
+            raise ValueError(f"{what} of modality {name!r} is {value!r}, expected an integer, {least} or more")
     return {name: dims[name] for name in modalities}

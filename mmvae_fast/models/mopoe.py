@@ -17,6 +17,7 @@ from mmvae_fast.models.base import MultimodalVAE
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output
+from mmvae_fast.models.subsets import MOST, bitmasks
 
 
 class MoPoE(MultimodalVAE):
@@ -42,19 +43,13 @@ class MoPoE(MultimodalVAE):
         **options: Any,
     ) -> None:
         super().__init__(modalities, latent_dim, **options)
-        if subsets is None and len(self.modalities) > 16:
+        if subsets is None and len(self.modalities) > MOST:
             raise ValueError(
-                f"MoPoE: got {len(self.modalities)} modalities, expected at most 16: it averages over all 2^M - 1 "
+                f"MoPoE: got {len(self.modalities)} modalities, expected at most {MOST}: it averages over all 2^M - 1 "
                 "subsets of them; pass subsets=, or use MVAE, which takes any number"
             )
         self.subsets = None if subsets is None else [list(members) for members in subsets]
-        self._bitmasks = None if self.subsets is None else [self._bitmask(members) for members in self.subsets]
-
-    def _bitmask(self, members: Sequence[str]) -> int:
-        names = list(self.modalities)
-        if not members or any(name not in names for name in members):
-            raise ValueError(f"MoPoE: subsets holds {members!r}, expected some of {names}")
-        return sum(1 << names.index(name) for name in set(members))
+        self._bitmasks = None if self.subsets is None else bitmasks("MoPoE", self.subsets, list(self.modalities))
 
     def options(self) -> dict[str, Any]:
         return {**super().options(), "subsets": self.subsets}

@@ -103,6 +103,8 @@ def _data(spec: ModalitySpec, rows: int, rng: np.random.Generator) -> np.ndarray
     shape = (rows, *spec.shape)
     if spec.dtype == "int64":
         return rng.integers(0, spec.vocabulary_size, shape)
+    if spec.kind == "counts":
+        return rng.poisson(3.0, shape).astype(np.float32)
     return (rng.random(shape) if spec.likelihood == "bernoulli" else rng.standard_normal(shape)).astype(np.float32)
 
 

@@ -4,9 +4,18 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Audio, Image, Text, Vector
-from mmvae_fast.models import MMVAE, MVAE, MVTCAE, FusedVAE, MoPoE, WeightedPoE
+from mmvae_fast.models import CRMVAE, MCVAE, MHVAE, MMJSD, MMVAE, MVAE, MVTCAE, FusedVAE, MoPoE, Nexus, WeightedPoE
 
 ROWS = 6
+SUBSETS = [["image"], ["text", "vector"], ["image", "text", "audio"], ["audio"]]
+NEXUS = {
+    "modality_dim": {"image": 3, "text": 2, "audio": 5, "vector": 4},
+    "message_dim": 6,
+    "hidden": (7,),
+    "gamma": {"image": 1.0, "text": 0.5, "audio": 2.0, "vector": 1.0},
+    "scale": 0.8,
+    "dropout": 0.5,
+}
 
 
 def modalities():
@@ -30,6 +39,13 @@ MODELS = {
     "WeightedPoE": lambda **o: WeightedPoE(modalities(), 5, **o),
     "moments": lambda **o: FusedVAE(modalities(), 5, fusion="moments", **o),
     "wasserstein": lambda **o: FusedVAE(modalities(), 5, fusion="wasserstein", **o),
+    "MMJSD": lambda **o: MMJSD(modalities(), 5, **o),
+    "MCVAE": lambda **o: MCVAE(modalities(), 5, **o),
+    "MCVAE sparse": lambda **o: MCVAE(modalities(), 5, sparse=True, **o),
+    "CRMVAE": lambda **o: CRMVAE(modalities(), 5, **o),
+    "MHVAE": lambda **o: MHVAE(modalities(), 5, hidden=(6,), **o),
+    "MHVAE subsets": lambda **o: MHVAE(modalities(), 5, levels=2, hidden=(), subsets=SUBSETS, **o),
+    "Nexus": lambda **o: Nexus(modalities(), 5, **{**NEXUS, **o}),
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmvae_fast.modalities import Vector
-from mmvae_fast.models import MMVAE, MVAE, MoPoE, MultimodalVAE, Posterior
+from mmvae_fast.models import MHVAE, MVAE, MixturePosterior, MoPoE, MultimodalVAE, Nexus, Posterior
 
 
 def test_encode_is_the_models_product_of_experts(model, batch, mask):
@@ -26,6 +26,8 @@ def test_encode_is_the_models_product_of_experts(model, batch, mask):
 
 
 def test_encode_experts_are_the_encoders_outputs(model, batch):
+    if getattr(model, "sparse", False):
+        pytest.skip("its experts' variances are tied to their means")
     del batch["text"]
     mus, logvars, mask = model.encode_experts(batch)
     assert mask.tolist() == [[True, False, True, True]] * 6
@@ -61,10 +63,12 @@ def test_decode_is_the_prediction_of_its_parameters(model):
     params, decoded = model.decode(z, params=True), model.decode(z)
     for name, modality in model.modalities.items():
         torch.testing.assert_close(decoded[name], modality.predict(params[name]))
-        torch.testing.assert_close(params[name], model.decoders[name](z))
+        torch.testing.assert_close(params[name], model.decoders[name](model._latent_for(name, z)))
 
 
 def test_reconstruct_and_translate_decode_the_posterior_mean(model, batch, mask):
+    if isinstance(model, Nexus):
+        pytest.skip("an observed modality is reconstructed from its own latent: see test_nexus")
     z = model.encode(batch, mask).point
     torch.testing.assert_close(model.reconstruct(batch, mask), {n: x.detach() for n, x in model.decode(z).items()})
     assert list(model.reconstruct(batch, to="audio")) == ["audio"]
@@ -164,10 +168,12 @@ def test_log_likelihood_depends_on_seed_but_not_on_chunk(model, batch, mask):
 
 
 def test_log_likelihood_of_one_sample_is_the_log_weight(model, batch):
+    if isinstance(model, (MHVAE, Nexus)):
+        pytest.skip("its weight is that of a hierarchy of latents: see its own tests")
     q = model.encode(batch)
     z = q.sample(seed=9)
     kind = torch.distributions.Laplace if getattr(model, "family", "") == "laplace" else torch.distributions.Normal
-    if isinstance(model, MMVAE):
+    if isinstance(q, MixturePosterior):
         densities = [kind(m, (v / 2).exp()).log_prob(z).sum(-1) for m, v in zip(q.mus, q.logvars, strict=True)]
         log_q = torch.stack(densities).logsumexp(0) - math.log(4)
     else:
