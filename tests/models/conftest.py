@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Audio, Image, Text, Vector
-from mmvae_fast.models import MMVAE, MVAE, MVTCAE, FusedVAE, MoPoE, WeightedPoE
+from mmvae_fast.models import CVAE, JMVAE, JNF, MMVAE, MVAE, MVTCAE, TELBO, FusedVAE, MoPoE, WeightedPoE
 
 ROWS = 6
 
@@ -16,6 +16,15 @@ def modalities():
         "audio": Audio((2, 3), scale=0.7, hidden=(6,)),
         "vector": Vector(4, likelihood="laplace", scale=1.3, hidden=(6,)),
     }
+
+
+JOINT = {"joint_hidden": (7,)}
+FLOWS = {**JOINT, "flow_hidden": (8,), "hmc_steps": 2, "hmc_leapfrogs": 2}
+
+
+def second_stage(model):
+    model.start_stage(2)
+    return model
 
 
 MODELS = {
@@ -30,6 +39,13 @@ MODELS = {
     "WeightedPoE": lambda **o: WeightedPoE(modalities(), 5, **o),
     "moments": lambda **o: FusedVAE(modalities(), 5, fusion="moments", **o),
     "wasserstein": lambda **o: FusedVAE(modalities(), 5, fusion="wasserstein", **o),
+    "JMVAE": lambda **o: JMVAE(modalities(), 5, **JOINT, **o),
+    "JMVAE shared": lambda **o: JMVAE(modalities(), 5, share_encoders=True, **JOINT, **o),
+    "TELBO": lambda **o: TELBO(modalities(), 5, **JOINT, **o),
+    "TELBO 2": lambda **o: second_stage(TELBO(modalities(), 5, **JOINT, **o)),
+    "JNF": lambda **o: JNF(modalities(), 5, **FLOWS, **o),
+    "JNF 2": lambda **o: second_stage(JNF(modalities(), 5, **FLOWS, **o)),
+    "CVAE": lambda **o: CVAE(modalities(), 5, condition=["vector"], context_dim=3, **JOINT, **o),
 }
 
 

@@ -7,6 +7,7 @@ from mmvae_fast import models
 
 FILES = {
     "MVAE": "mvae", "MoPoE": "mopoe", "MVTCAE": "mvtcae", "MMVAE": "mmvae", "FusedVAE": "fused", "WeightedPoE": "fused",
+    "JMVAE": "jmvae", "TELBO": "telbo", "JNF": "jnf", "CVAE": "cvae",
 }  # fmt: skip
 
 
