@@ -29,7 +29,7 @@ class JMVAE(JointVAE):
     two feature networks, one of its own expert and one of the joint encoder; each runs once a step.
 
     Args:
-        alpha: how much the unimodal encoders weigh; 0.1 in the paper (among 0.001 to 1). Warm-up leaves it alone.
+        alpha: how much the unimodal encoders weigh; 0.1 as in the paper. Warm-up leaves it alone.
         joint_hidden: sizes of the hidden layers between the joint encoder's features and q_J.
         share_encoders: no second set of networks: the joint encoder's features are the experts' mu and logvar.
 

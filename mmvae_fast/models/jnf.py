@@ -37,8 +37,8 @@ class JNF(TwoStageVAE):
     First stage: mean over rows of -sum_m w_m log p(x_m | z) + beta KL(q_J || p), z ~ q_J. Second stage, with the joint
     encoder and the decoders frozen: mean over rows of -sum_m log q_m(z | x_m), z ~ q_J, which is
     sum_m KL(q_J || q_m) and a constant. All sums are over what the row has (our rule; the paper trains on complete
-    rows). In the second stage nothing is decoded: ``log_likelihood`` of the output holds log q_m(z | x_m), and ``kl``
-    is 0.
+    rows). In the second stage beta and the likelihoods' weights have no part, and nothing is decoded:
+    ``log_likelihood`` of the output holds log q_m(z | x_m), and ``kl`` is 0.
 
     ``encode`` gives q_J where all modalities of all rows are observed, else a :class:`FlowPosterior`: for a set S of
     modalities the density proportional to prod_{m in S} q_m(z | x_m) / p(z)^(|S| - 1), sampled by Hamiltonian Monte
@@ -47,7 +47,8 @@ class JNF(TwoStageVAE):
 
     Args:
         flow_layers, flow_hidden: how many layers each flow has, and the sizes of their hidden layers.
-        hmc_steps, hmc_leapfrogs: Monte Carlo steps, and how often each evaluates the density; 100 and 10 in the paper.
+        hmc_steps, hmc_leapfrogs: Monte Carlo steps, and how often each evaluates the density;
+            100 and 10 in the authors' code.
         joint_hidden: sizes of the hidden layers between the joint encoder's features and q_J.
 
     See :class:`MultimodalVAE` for the other arguments.
@@ -196,10 +197,11 @@ class FlowPosterior:
         total: Any = 1 - count
         weighted: Any = 0.0
         for name, z in self._draws.items():
-            precision = 1 / z.var(0).clamp(min=1e-10)
+            mu = z.mean(0)
+            precision = 1 / (z - mu).square().mean(0).clamp(min=1e-10)
             precision = torch.where(count > 1, precision.clamp(min=1), precision)
             precision = torch.where(self._observed[name][:, None], precision, 0.0)
-            total, weighted = total + precision, weighted + precision * z.mean(0)
+            total, weighted = total + precision, weighted + precision * mu
         return Posterior(weighted / total, -torch.log(total))
 
     @cached_property

@@ -32,8 +32,8 @@ class TELBO(TwoStageVAE):
     z_m ~ q_m. All sums are over what the row has (our rule; the paper trains on complete rows). In the second stage,
     ``kl`` and ``log_likelihood`` of the output are those of the unimodal ELBOs, kl their sum.
 
-    ``encode`` gives q_J where all modalities are observed, else the product of the observed experts. The paper has
-    weights w_image = 1, w_text = 10 or more in the joint term, and gamma likewise.
+    ``encode`` gives q_J where all modalities are observed, else the product of the observed experts. The paper weighs
+    small modalities more, in both stages: see ``likelihood_weights``.
 
     Args:
         gamma: weights of the log-likelihoods in the second stage, in any form that ``likelihood_weights`` takes; None

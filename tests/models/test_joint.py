@@ -255,3 +255,28 @@ def test_jnf_learns_the_joint_posterior():
 def test_options_that_cannot_be(cls, options, error, message):
     with pytest.raises(error, match=message):
         build(cls, **options)
+
+
+@pytest.mark.parametrize("cls", [JMVAE, TELBO, JNF])
+def test_all_verbs_with_no_rows(cls, batch, mask):
+    model, empty, nothing = build(cls), {n: x[:0] for n, x in batch.items()}, torch.zeros(0, 4, dtype=torch.bool)
+    q = model.encode(empty, nothing)
+    assert q.point.shape == (0, 5)
+    z = q.sample(2)
+    assert z.shape == (2, 0, 5)
+    assert q.log_prob(z).shape == (2, 0)
+    assert model.log_likelihood(empty, nothing, n_samples=2).shape == (0,)
+
+
+@pytest.mark.parametrize("cls", [JMVAE, TELBO, JNF])
+def test_autocast(cls, batch, mask):
+    model = build(cls).float()
+    batch = {n: x.float() if x.is_floating_point() else x for n, x in batch.items()}
+    for stage in range(1, model.stages + 1):
+        model.start_stage(stage)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(batch, mask, seed=1).loss
+            assert torch.isfinite(model.log_likelihood(batch, mask, n_samples=3)).all()
+            model.encode(batch, mask).sample(2, seed=1)
+        loss.backward()
+        torch.testing.assert_close(loss.float(), model(batch, mask, seed=1).loss, rtol=0.03, atol=0.03)
