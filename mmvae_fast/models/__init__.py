@@ -2,7 +2,10 @@
 
 from mmvae_fast.models.base import MultimodalVAE
 from mmvae_fast.models.crmvae import CRMVAE
+from mmvae_fast.models.cvae import CVAE
 from mmvae_fast.models.fused import FusedVAE, WeightedPoE
+from mmvae_fast.models.jmvae import JMVAE
+from mmvae_fast.models.jnf import JNF
 from mmvae_fast.models.mcvae import MCVAE
 from mmvae_fast.models.mhvae import MHVAE
 from mmvae_fast.models.mmjsd import MMJSD
@@ -12,6 +15,7 @@ from mmvae_fast.models.mvae import MVAE
 from mmvae_fast.models.mvtcae import MVTCAE
 from mmvae_fast.models.nexus import Nexus
 from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
+from mmvae_fast.models.telbo import TELBO
 from mmvae_fast.models.vae import IWAE, VAE, BetaVAE
 
 MODELS: dict[str, type[MultimodalVAE]] = {
@@ -19,6 +23,7 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     for model in (
         VAE, BetaVAE, IWAE, MVAE, MMVAE, MoPoE, MVTCAE, FusedVAE, WeightedPoE,
         MMJSD, MCVAE, CRMVAE, Nexus, MHVAE,
+        JMVAE, TELBO, JNF, CVAE,
     )
 }  # fmt: skip
 

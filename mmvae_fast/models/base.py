@@ -49,6 +49,15 @@ class MultimodalVAE(nn.Module, ABC):
             never all that a row has (Neverova et al. 2016); also from the likelihoods of the loss.
     """
 
+    stages = 1
+    """How many the training has; see :class:`mmvae_fast.models.joint.TwoStageVAE`."""
+    stage = 1
+
+    def start_stage(self, stage: int) -> None:
+        """Go on to a stage of the training, counted from 1."""
+        if stage != 1:
+            raise ValueError(f"stage is {stage!r}, but a {type(self).__name__} has only one")
+
     # what a model with private latents has: encoders give, and decoders take, so many dimensions more
     private_dims: dict[str, int]
     # of what encoders give and decoders take, private latents included
@@ -141,7 +150,8 @@ class MultimodalVAE(nn.Module, ABC):
         if self.training and self.modality_dropout > 0:
             seed = seed_tensor(seed, device=self.device)
             checked = self._dropped(checked, branch(seed, -2))
-        return self.objective(checked, self._experts(checked), beta=self.beta if beta is None else beta, seed=seed)
+        experts = self._training_experts(checked)
+        return self.objective(checked, experts, beta=self.beta if beta is None else beta, seed=seed)
 
     # --- inference ----------------------------------------------------------------------------------------------------
 
@@ -290,9 +300,13 @@ class MultimodalVAE(nn.Module, ABC):
         }
         return Experts(mus, logvars, batch.mask, private)
 
-    def _encode(self, name: str, x: Tensor) -> Any:
+    def _training_experts(self, batch: Batch) -> Experts:
+        """What :meth:`objective` gets; a model that has no use for them there runs no encoder."""
+        return self._experts(batch)
+
+    def _encode(self, name: str, x: Tensor, networks: nn.ModuleDict | None = None) -> Any:
         try:
-            return self.encoders[name](x)
+            return (self.encoders if networks is None else networks)[name](x)
         except IndexError:  # an embedding's way to refuse a token; what the values should be, the modality knows
             self.modalities[name].check_values(name, x)
             raise
@@ -319,7 +333,11 @@ class MultimodalVAE(nn.Module, ABC):
 
     def scores(self, batch: Batch, z: Latents) -> dict[str, Tensor]:
         """:meth:`score` of every modality in the batch: z [..., B, D], or by modality [..., B, D + P]."""
-        return {name: self.score(batch, name, z if isinstance(z, Tensor) else z[name]) for name in batch.data}
+        return {name: self.score(batch, name, z if isinstance(z, Tensor) else z[name]) for name in self.scored(batch)}
+
+    def scored(self, batch: Batch) -> list[str]:
+        """The modalities of a batch whose likelihoods count: all, unless the model takes some as given."""
+        return list(batch.data)
 
     def weighted(self, log_likelihood: Mapping[str, Tensor]) -> Tensor:
         """The modalities' log-likelihoods (means over rows) as they enter the loss: with their weights, summed."""
@@ -339,16 +357,7 @@ class MultimodalVAE(nn.Module, ABC):
         """Latents to estimate log p(x) with: z [K, B, D] (or by modality [K, B, D + P]) from the posterior, and
         log p(z) - log q(z), [K, B]."""
         experts = self._experts(batch)
-        q = self.posterior(batch, experts)
-        if isinstance(q, Posterior):
-            # the same z as q.sample, with its noise at hand: a peaked posterior's cannot be had back from z - mu
-            standard = torch.zeros_like(q.mu, dtype=torch.promote_types(q.mu.dtype, torch.float32))
-            eps = functional.reparameterize(standard, standard, n_samples, seed=seed)
-            z = q.mu + torch.exp(0.5 * q.logvar) * eps
-            log_q = -0.5 * (eps.square() + q.logvar + math.log(2 * math.pi)).sum(-1)
-        else:
-            z = q.sample(n_samples, seed)
-            log_q = q.log_prob(z)
+        z, log_q = draw(self.proposal(batch, experts), n_samples, seed)
         log_weights = self.prior.log_prob(z) - log_q
         z = z.to(self.dtype)
         if not experts.private:
@@ -364,6 +373,10 @@ class MultimodalVAE(nn.Module, ABC):
                 log_weights = log_weights + (log_ratio if observed is None else torch.where(observed, log_ratio, 0.0))
                 latents[name] = torch.cat([z, w.to(z.dtype)], -1)
         return latents, log_weights
+
+    def proposal(self, batch: Batch, experts: Experts) -> Posterior | MixturePosterior:
+        """What :meth:`propose` draws from: the posterior, unless that has no density to divide by."""
+        return self.posterior(batch, experts)
 
     def _propose_private(self, q: Posterior, name: str, n_samples: int, seed: Tensor) -> tuple[Tensor, Tensor]:
         """w [K, B, P] from a private posterior, and log p(w) - log q(w), [K, B]."""
@@ -452,6 +465,18 @@ class MultimodalVAE(nn.Module, ABC):
             ValueError: not a model folder, damaged, of another model, or custom networks missing.
         """
         return checkpoint.load(cls, folder, encoders or {}, decoders or {})
+
+
+def draw(q: Posterior | MixturePosterior, n_samples: int, seed: Tensor) -> tuple[Tensor, Tensor]:
+    """z ~ q, [K, B, D], and log q(z), [K, B]."""
+    if not isinstance(q, Posterior):
+        z = q.sample(n_samples, seed)
+        return z, q.log_prob(z)
+    # the same z as q.sample, with its noise at hand: a peaked posterior's cannot be had back from z - mu
+    standard = torch.zeros_like(q.mu, dtype=torch.promote_types(q.mu.dtype, torch.float32))
+    eps = functional.reparameterize(standard, standard, n_samples, seed=seed)
+    z = q.mu + torch.exp(0.5 * q.logvar) * eps
+    return z, -0.5 * (eps.square() + q.logvar + math.log(2 * math.pi)).sum(-1)
 
 
 def mean(values: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def log_marginal(model: MultimodalVAE, batch: Batch, n_samples: int, seed: Tenso
     ``chunk`` samples are decoded at a time; the result does not depend on it.
     """
     latents, log_weights = model.propose(batch, n_samples, seed)
-    for name in batch.data:
+    for name in model.scored(batch):
         z = latents if isinstance(latents, Tensor) else latents[name]
         log_weights = log_weights + torch.cat([model.score(batch, name, part) for part in z.split(chunk)])
     return log_weights.logsumexp(0) - math.log(n_samples)

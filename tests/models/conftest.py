@@ -4,7 +4,23 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Audio, Image, Text, Vector
-from mmvae_fast.models import CRMVAE, MCVAE, MHVAE, MMJSD, MMVAE, MVAE, MVTCAE, FusedVAE, MoPoE, Nexus, WeightedPoE
+from mmvae_fast.models import (
+    CRMVAE,
+    CVAE,
+    JMVAE,
+    JNF,
+    MCVAE,
+    MHVAE,
+    MMJSD,
+    MMVAE,
+    MVAE,
+    MVTCAE,
+    TELBO,
+    FusedVAE,
+    MoPoE,
+    Nexus,
+    WeightedPoE,
+)
 
 ROWS = 6
 SUBSETS = [["image"], ["text", "vector"], ["image", "text", "audio"], ["audio"]]
@@ -27,6 +43,15 @@ def modalities():
     }
 
 
+JOINT = {"joint_hidden": (7,)}
+FLOWS = {**JOINT, "flow_hidden": (8,), "hmc_steps": 2, "hmc_leapfrogs": 2}
+
+
+def second_stage(model):
+    model.start_stage(2)
+    return model
+
+
 MODELS = {
     "MVAE": lambda **o: MVAE(modalities(), 5, **o),
     "MVAE+2": lambda **o: MVAE(modalities(), 5, n_random_subsets=2, **o),
@@ -46,6 +71,13 @@ MODELS = {
     "MHVAE": lambda **o: MHVAE(modalities(), 5, hidden=(6,), **o),
     "MHVAE subsets": lambda **o: MHVAE(modalities(), 5, levels=2, hidden=(), subsets=SUBSETS, **o),
     "Nexus": lambda **o: Nexus(modalities(), 5, **{**NEXUS, **o}),
+    "JMVAE": lambda **o: JMVAE(modalities(), 5, **JOINT, **o),
+    "JMVAE shared": lambda **o: JMVAE(modalities(), 5, share_encoders=True, **JOINT, **o),
+    "TELBO": lambda **o: TELBO(modalities(), 5, **JOINT, **o),
+    "TELBO 2": lambda **o: second_stage(TELBO(modalities(), 5, **JOINT, **o)),
+    "JNF": lambda **o: JNF(modalities(), 5, **FLOWS, **o),
+    "JNF 2": lambda **o: second_stage(JNF(modalities(), 5, **FLOWS, **o)),
+    "CVAE": lambda **o: CVAE(modalities(), 5, condition=["vector"], context_dim=3, **JOINT, **o),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import moments
 from naive import naive_loss
 
-from mmvae_fast.models import MHVAE, MMVAE, MVAE, MoPoE, Nexus
+from mmvae_fast.models import JNF, MHVAE, MMVAE, MVAE, MoPoE, Nexus
 from mmvae_fast.reference import seed_tensor
 
 SEED = 11
@@ -37,6 +37,8 @@ def test_loss_and_gradients_are_the_papers(make_model, batch, mask, masked):
 def test_beta_and_weights_enter_the_loss_only(make_model, batch):
     weights = {"image": 2.0, "text": 0.0, "audio": 0.5, "vector": 1.0}
     plain, weighted = make_model(), make_model(likelihood_weights=weights)
+    if isinstance(plain, JNF) and plain.stage == 2:
+        pytest.skip("its second stage has neither")
     a, b = plain(batch, seed=1), weighted(batch, seed=1)
     assert b.loss != a.loss
     torch.testing.assert_close(a[1:], b[1:])
@@ -79,7 +81,7 @@ class Constant(torch.nn.Module):
 @pytest.fixture
 def noiseless(make_model):
     model = make_model().eval()  # random subsets are noise, too
-    if isinstance(model, MMVAE):
+    if isinstance(model, MMVAE) or (isinstance(model, JNF) and model.stage == 2):
         pytest.skip("its divergence is an estimate from samples; the naive loss has it row by row")
     if isinstance(model, (MHVAE, Nexus)):
         pytest.skip("its divergence depends on the sampled latents above; the naive loss has it row by row")
@@ -102,7 +104,8 @@ def test_order_of_rows_does_not_matter(noiseless, batch, mask):
 def test_order_of_modalities_does_not_matter(noiseless, batch, mask):
     names = ["vector", "image", "audio", "text"]
     other = type(noiseless)({n: noiseless.modalities[n] for n in names}, 5, **noiseless.options()).double().eval()
-    other.encoders, other.decoders = noiseless.encoders, noiseless.decoders
+    other.decoders = noiseless.decoders
+    other.load_state_dict(noiseless.state_dict())
     columns = [list(noiseless.modalities).index(n) for n in names]
     ours, theirs = noiseless(batch, mask), other(batch, mask[:, columns])
     torch.testing.assert_close(theirs.loss, ours.loss)
@@ -149,9 +152,9 @@ def test_compiles_into_one_graph(model, batch, mask):
     chosen = {"text": mask[:, 1]}  # with and without a mask, in one
     expected = model(batch, chosen, seed=SEED)
     expected.loss.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     output = compiled(batch, chosen, seed=SEED)
     output.loss.backward()
     torch.testing.assert_close(output, expected)
-    torch.testing.assert_close({name: p.grad for name, p in model.named_parameters()}, gradients)
+    torch.testing.assert_close({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, gradients)

@@ -8,6 +8,7 @@ from mmvae_fast import models
 FILES = {
     "MVAE": "mvae", "MoPoE": "mopoe", "MVTCAE": "mvtcae", "MMVAE": "mmvae", "FusedVAE": "fused", "WeightedPoE": "fused",
     "MMJSD": "mmjsd", "MCVAE": "mcvae", "CRMVAE": "crmvae", "Nexus": "nexus", "MHVAE": "mhvae",
+    "JMVAE": "jmvae", "TELBO": "telbo", "JNF": "jnf", "CVAE": "cvae",
 }  # fmt: skip
 
 
