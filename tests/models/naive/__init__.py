@@ -7,6 +7,7 @@ from mmvae_fast import models
 
 FILES = {
     "MVAE": "mvae", "MoPoE": "mopoe", "MVTCAE": "mvtcae", "MMVAE": "mmvae", "FusedVAE": "fused", "WeightedPoE": "fused",
+    "MMVAEPlus": "mmvae_plus", "CMVAE": "mmvae_plus", "DMVAE": "dmvae",
 }  # fmt: skip
 
 
