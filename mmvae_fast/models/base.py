@@ -51,6 +51,8 @@ class MultimodalVAE(nn.Module, ABC):
 
     # what a model with private latents has: encoders give, and decoders take, so many dimensions more
     private_dims: dict[str, int]
+    prior: Any  # one of mmvae_fast.models.priors, and by modality of the private latents
+    private_priors: Any
     _zero: Tensor
 
     def __init__(
@@ -80,7 +82,7 @@ class MultimodalVAE(nn.Module, ABC):
         sizes = {name: latent_dim + self.private_dims[name] for name in modalities}
         self.encoders = nn.ModuleDict({name: m.make_encoder(sizes[name]) for name, m in modalities.items()})
         self.decoders = nn.ModuleDict({name: m.make_decoder(sizes[name]) for name, m in modalities.items()})
-        self.prior: nn.Module = StandardNormal(latent_dim)
+        self.prior = StandardNormal(latent_dim)
         self.private_priors = nn.ModuleDict({name: StandardNormal(p) for name, p in self.private_dims.items() if p})
         self.fusion = self.make_fusion()
         # follows .to(): where and in which type the model computes, even if its networks have no parameters
@@ -350,6 +352,7 @@ class MultimodalVAE(nn.Module, ABC):
             z = q.sample(n_samples, seed)
             log_q = q.log_prob(z)
         log_weights = self.prior.log_prob(z) - log_q
+        log_weights = torch.where(experts.mask.any(1), log_weights, 0.0)  # the posterior is the prior
         z = z.to(self.dtype)
         if not experts.private:
             return z, log_weights

@@ -6,7 +6,7 @@ Autoencoders, ICLR 2024 (https://openreview.net/forum?id=k5THrhXDV3), without it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models.batch import Mask
 from mmvae_fast.models.mmvae_plus import MMVAEPlus
-from mmvae_fast.models.outputs import MixturePosterior
 from mmvae_fast.models.priors import Clusters
 
 
@@ -65,9 +64,6 @@ class CMVAE(MMVAEPlus):
     def options(self) -> dict[str, Any]:
         inherited = {name: value for name, value in super().options().items() if name != "learned_prior"}
         return {**inherited, "n_clusters": self.n_clusters, "learned_scale": self.learned_scale}
-
-    def fuse(self, mus: Sequence[Tensor], logvars: Sequence[Tensor], mask: Tensor) -> MixturePosterior:
-        return MixturePosterior(mus, logvars, mask, self.family, self.prior)
 
     @torch.no_grad()
     def cluster(self, batch: Mapping[str, Tensor], mask: Mask = None) -> Clustering:

@@ -55,7 +55,7 @@ class MMVAEPlus(MMVAE):
     ``encode`` gives the :class:`MixturePosterior` of u. See :class:`MultimodalVAE` for the other arguments.
     """
 
-    family: str
+    auxiliary_priors: Any  # by modality
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmvae_fast import functional
 from mmvae_fast.distributions import MixtureOfExperts
-from mmvae_fast.models.priors import Clusters
+from mmvae_fast.models.priors import Clusters, LearnedScale
 from mmvae_fast.reference import seed_tensor
 
 
@@ -65,7 +65,7 @@ class MixturePosterior:
         logvars: Sequence[Tensor],
         mask: Tensor,
         family: str = "normal",
-        prior: Clusters | None = None,
+        prior: Clusters | LearnedScale | None = None,
     ) -> None:
         self.mus, self.logvars, self.mask, self.family = list(mus), list(logvars), mask, family
         self._mixture = MixtureOfExperts.from_logvar(self.mus, self.logvars, mask, family=family)
@@ -75,15 +75,13 @@ class MixturePosterior:
     def mu(self) -> Tensor:
         """The mean, [B, D]: it may lie where no expert does; :attr:`point` does not."""
         mean = self._mixture.mean
-        return mean if self._prior is None else torch.where(self._empty[:, None], self._prior.mean.to(mean.dtype), mean)
+        return mean if self._prior is None else self._or_prior(mean, self._prior.mean)
 
     @property
     def logvar(self) -> Tensor:
         """The log of the variance, [B, D]."""
         variance = self._mixture.variance
-        if self._prior is not None:
-            variance = torch.where(self._empty[:, None], self._prior.variance.to(variance.dtype), variance)
-        return variance.log()
+        return (variance if self._prior is None else self._or_prior(variance, self._prior.variance)).log()
 
     @property
     def point(self) -> Tensor:
@@ -91,23 +89,20 @@ class MixturePosterior:
         likeliest mean."""
         mu, scale, observed = self._mixture._stacked()
         spread = torch.where(observed.squeeze(-1), scale.log().sum(-1), torch.inf)  # [M, B]
-        point = mu.gather(0, spread.argmin(0)[None, :, None].expand(1, *mu.shape[1:]))[0]
-        return point if self._prior is None else torch.where(self._empty[:, None], self._prior.point.to(point.dtype), point)
+        point = mu.gather(0, spread.argmin(0)[None, :, None].expand(1, *mu.shape[1:]))[0].to(self.mus[0].dtype)
+        return point if self._prior is None else self._or_prior(point, self._prior.point)
 
     def sample(self, n_samples: int | None = None, seed: int | Tensor | None = None) -> Tensor:
         """z [B, D], or [n_samples, B, D]: an expert drawn for every row and sample, then a draw of it."""
         seed = seed_tensor(seed, device=self.mask.device)
         z = self._mixture.rsample(() if n_samples is None else (n_samples,), seed=seed)
-        if self._prior is None:
-            return z
-        return torch.where(self._empty[:, None], self._prior.sample(self.mask.shape[0], seed, n_samples).to(z.dtype), z)
+        return z if self._prior is None else self._or_prior(z, self._prior.sample(self.mask.shape[0], seed, n_samples))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) in nats, z [..., B, D] -> [..., B]."""
         log_q = self._mixture.log_prob(z)
-        return log_q if self._prior is None else torch.where(self._empty, self._prior.log_prob(z), log_q)
+        return log_q if self._prior is None else torch.where(self.mask.any(1), log_q, self._prior.log_prob(z))
 
-    @property
-    def _empty(self) -> Tensor:
-        """bool [B]: rows without any expert."""
-        return ~self.mask.any(1)
+    def _or_prior(self, values: Tensor, prior: Tensor) -> Tensor:
+        """Values [..., B, D], the prior's in rows without any expert."""
+        return torch.where(self.mask.any(1, keepdim=True), values, prior.to(values.dtype))

@@ -56,10 +56,22 @@ class LearnedScale(nn.Module):
             return -(z.abs() / scale).sum(-1) - scale.log().sum() - self.dim * math.log(2)
         return -0.5 * (z / scale).square().sum(-1) - scale.log().sum() - 0.5 * self.dim * math.log(2 * math.pi)
 
-    def sample(self, n: int, seed: Tensor) -> Tensor:
-        """[n, D], float32; a row's draw depends on seed and row alone."""
+    @property
+    def mean(self) -> Tensor:
+        """[D]."""
+        return torch.zeros_like(self.logits)
+
+    point = mean
+
+    @property
+    def variance(self) -> Tensor:
+        """[D]."""
+        return (1.0 if self.family == "normal" else 2.0) * self.scale.square()
+
+    def sample(self, n: int, seed: Tensor, n_samples: int | None = None) -> Tensor:
+        """[n, D], or [n_samples, n, D], float32; a row's draw depends on seed and row alone."""
         logvar = 2 * self.scale.detach().float().log().expand(n, -1)
-        return functional.reparameterize(torch.zeros_like(logvar), logvar, family=self.family, seed=seed)
+        return functional.reparameterize(torch.zeros_like(logvar), logvar, n_samples, family=self.family, seed=seed)
 
 
 class Clusters(nn.Module):

@@ -14,9 +14,7 @@ def log_weight(model, fit, u, w, log_density, log_q_u, log_q_w, log_p_w):
         return fit + model.beta * (log_p_u + log_p_w - log_q_u - log_q_w), log_p_u
     pi = torch.exp(model.prior.logits) / torch.exp(model.prior.logits).sum()
     clusters = range(model.n_clusters)
-    log_p_uc = [
-        torch.log(pi[c]) + log_density(u, model.prior.mu[c], 2 * model.prior.log_scale[c]) for c in clusters
-    ]
+    log_p_uc = [torch.log(pi[c]) + log_density(u, model.prior.mu[c], 2 * model.prior.log_scale[c]) for c in clusters]
     log_p_u = torch.log(sum(torch.exp(v) for v in log_p_uc))
     total = 0.0
     for c in clusters:
