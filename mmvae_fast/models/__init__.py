@@ -1,8 +1,10 @@
 """Multimodal variational autoencoders: modalities x fusion x objective, one small file a published model."""
 
 from mmvae_fast.models.base import MultimodalVAE
+from mmvae_fast.models.cmvae import CMVAE
 from mmvae_fast.models.crmvae import CRMVAE
 from mmvae_fast.models.cvae import CVAE
+from mmvae_fast.models.dmvae import DMVAE
 from mmvae_fast.models.fused import FusedVAE, WeightedPoE
 from mmvae_fast.models.jmvae import JMVAE
 from mmvae_fast.models.jnf import JNF
@@ -10,6 +12,7 @@ from mmvae_fast.models.mcvae import MCVAE
 from mmvae_fast.models.mhvae import MHVAE
 from mmvae_fast.models.mmjsd import MMJSD
 from mmvae_fast.models.mmvae import MMVAE
+from mmvae_fast.models.mmvae_plus import MMVAEPlus
 from mmvae_fast.models.mopoe import MoPoE
 from mmvae_fast.models.mvae import MVAE
 from mmvae_fast.models.mvtcae import MVTCAE
@@ -21,9 +24,8 @@ from mmvae_fast.models.vae import IWAE, VAE, BetaVAE
 MODELS: dict[str, type[MultimodalVAE]] = {
     model.__name__: model
     for model in (
-        VAE, BetaVAE, IWAE, MVAE, MMVAE, MoPoE, MVTCAE, FusedVAE, WeightedPoE,
-        MMJSD, MCVAE, CRMVAE, Nexus, MHVAE,
-        JMVAE, TELBO, JNF, CVAE,
+        VAE, BetaVAE, IWAE, CVAE, MVAE, FusedVAE, WeightedPoE, MMVAE, MoPoE, MMJSD, MVTCAE, MCVAE, CRMVAE,
+        JMVAE, TELBO, JNF, MMVAEPlus, CMVAE, DMVAE, Nexus, MHVAE,
     )
 }  # fmt: skip
 

@@ -62,6 +62,8 @@ class MultimodalVAE(nn.Module, ABC):
     private_dims: dict[str, int]
     # of what encoders give and decoders take, private latents included
     network_dims: dict[str, int]
+    prior: Any  # one of mmvae_fast.models.priors, and by modality of the private latents
+    private_priors: Any
     _zero: Tensor
 
     def __init__(
@@ -95,7 +97,7 @@ class MultimodalVAE(nn.Module, ABC):
         self.network_dims = sizes
         self.encoders = nn.ModuleDict({name: m.make_encoder(sizes[name]) for name, m in modalities.items()})
         self.decoders = nn.ModuleDict({name: m.make_decoder(sizes[name]) for name, m in modalities.items()})
-        self.prior: nn.Module = StandardNormal(latent_dim)
+        self.prior = StandardNormal(latent_dim)
         self.private_priors = nn.ModuleDict({name: StandardNormal(p) for name, p in self.private_dims.items() if p})
         self.fusion = self.make_fusion()
         # follows .to(): where and in which type the model computes, even if its networks have no parameters
@@ -186,20 +188,35 @@ class MultimodalVAE(nn.Module, ABC):
 
     @torch.no_grad()
     def reconstruct(
-        self, batch: Mapping[str, Tensor], mask: Mask = None, to: str | Sequence[str] | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        mask: Mask = None,
+        to: str | Sequence[str] | None = None,
+        *,
+        seed: int | Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Decode the posterior's mean (of a mixture, its :attr:`~MixturePosterior.point`) into some modalities
-        (default: all, observed or not)."""
+        (default: all, observed or not).
+
+        Private latents are their posterior's mean too; of a modality that a row lacks, their prior's mean, or with a
+        ``seed`` a draw of their prior.
+        """
         checked = self._check(batch, mask)
         experts = self._experts(checked)
         z = self.posterior(checked, experts).point
-        latents = {name: self.with_private(name, z, experts, checked.observed.get(name)) for name in self._names(to)}
+        if seed is not None:
+            seed = seed_tensor(seed, device=self.device)
+        observed = checked.observed
+        latents = {name: self.with_private(name, z, experts, observed.get(name), seed) for name in self._names(to)}
         return {name: self.modalities[name].predict(self._decode(name, of)) for name, of in latents.items()}
 
     @torch.no_grad()
-    def translate(self, batch: Mapping[str, Tensor], to: str, mask: Mask = None) -> Tensor:
-        """One modality from whatever is in the batch: the posterior mean decoded, [B, *shape]."""
-        return self.reconstruct(batch, mask, to=[to])[to]
+    def translate(
+        self, batch: Mapping[str, Tensor], to: str, mask: Mask = None, *, seed: int | Tensor | None = None
+    ) -> Tensor:
+        """One modality from whatever is in the batch: the posterior mean decoded, [B, *shape]; see
+        :meth:`reconstruct`."""
+        return self.reconstruct(batch, mask, to=[to], seed=seed)[to]
 
     @torch.no_grad()
     def sample(
@@ -359,16 +376,16 @@ class MultimodalVAE(nn.Module, ABC):
         experts = self._experts(batch)
         z, log_q = draw(self.proposal(batch, experts), n_samples, seed)
         log_weights = self.prior.log_prob(z) - log_q
+        log_weights = torch.where(experts.mask.any(1), log_weights, 0.0)  # the posterior is the prior
         z = z.to(self.dtype)
         if not experts.private:
             return z, log_weights
         latents = {}
-        for m, name in enumerate(self.modalities):
-            if name not in batch.data:
-                continue
+        for name in batch.data:
             latents[name] = z
             if name in experts.private:
-                w, log_ratio = self._propose_private(experts.private[name], name, n_samples, branch(seed, 100 + m))
+                q_private, private_seed = experts.private[name], self._private_seed(seed, name)
+                w, log_ratio = self._propose_private(q_private, name, n_samples, private_seed)
                 observed = batch.observed[name]
                 log_weights = log_weights + (log_ratio if observed is None else torch.where(observed, log_ratio, 0.0))
                 latents[name] = torch.cat([z, w.to(z.dtype)], -1)
@@ -380,16 +397,37 @@ class MultimodalVAE(nn.Module, ABC):
 
     def _propose_private(self, q: Posterior, name: str, n_samples: int, seed: Tensor) -> tuple[Tensor, Tensor]:
         """w [K, B, P] from a private posterior, and log p(w) - log q(w), [K, B]."""
-        w = q.sample(n_samples, seed)
-        return w, self.private_priors[name].log_prob(w) - q.log_prob(w)
+        w, log_q = draw(q, n_samples, seed)
+        return w, self.private_priors[name].log_prob(w) - log_q
 
     # --- private latents: none, unless a model has them -----------------------------------------------------------
 
-    def with_private(self, name: str, z: Tensor, experts: Experts, observed: Tensor | None) -> Tensor:
-        """z [B, D] and the modality's private posterior mean, [B, D + P]; its prior's mean where it is not observed."""
+    def sample_private(
+        self, name: str, experts: Experts, seed: Tensor, n_samples: int | None = None
+    ) -> functional.PoESample:
+        """A draw of a modality's Gaussian private posterior and its KL divergence to N(0, I): z [B, P] or
+        [n_samples, B, P], kl [B]; of its prior, with kl 0, where the modality is not observed."""
+        q, m = experts.private[name], list(self.modalities).index(name)
+        return functional.poe_sample_kl(
+            [q.mu],
+            [q.logvar],
+            experts.mask[:, m : m + 1],
+            prior=False,
+            n_samples=n_samples,
+            seed=self._private_seed(seed, name),
+        )
+
+    def with_private(
+        self, name: str, z: Tensor, experts: Experts, observed: Tensor | None, seed: Tensor | None = None
+    ) -> Tensor:
+        """z [B, D] and the modality's private posterior mean, [B, D + P]; where it is not observed, its prior's mean,
+        or with a seed a draw of its prior."""
         if not self.private_dims[name]:
             return z
-        private = z.new_zeros(*z.shape[:-1], self.private_dims[name])
+        if seed is None:
+            private = z.new_zeros(z.shape[0], self.private_dims[name])
+        else:
+            private = self.prior_private(name, z.shape[0], seed).to(z.dtype)
         if name in experts.private:
             mu = experts.private[name].mu
             private = mu if observed is None else torch.where(observed[:, None], mu, private)
@@ -399,9 +437,19 @@ class MultimodalVAE(nn.Module, ABC):
         """z [N, D] and draws of the modality's private prior, [N, D + P]."""
         if not self.private_dims[name]:
             return z
-        place = list(self.modalities).index(name)
-        private = self.private_priors[name].sample(z.shape[0], branch(seed, 100 + place))
-        return torch.cat([z, private.to(z.dtype)], -1)
+        return torch.cat([z, self.prior_private(name, z.shape[0], seed).to(z.dtype)], -1)
+
+    def prior_private(self, name: str, n: int, seed: Tensor) -> Tensor:
+        """Draws of the modality's private prior, [n, P]."""
+        return self.private_priors[name].sample(n, self._private_seed(seed, name))
+
+    def _private_seed(self, seed: Tensor, name: str) -> Tensor:
+        return branch(seed, 100_000 + list(self.modalities).index(name))
+
+    def private_option(self) -> int | dict[str, int]:
+        """``private_dim`` as an option: one number if it is the same for all."""
+        sizes = set(self.private_dims.values())
+        return sizes.pop() if len(sizes) == 1 else dict(self.private_dims)
 
     def _latent_for(self, name: str, z: Any) -> Tensor:
         """What the decoder of a modality takes, from what a caller gave."""

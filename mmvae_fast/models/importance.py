@@ -25,6 +25,22 @@ def iwae(log_weights: Tensor, counted: Tensor | None = None) -> Tensor:
     return torch.where(some, total - counted.sum(0).to(total.dtype).log(), 0.0)
 
 
+def normalized(log_weights: Tensor, counted: Tensor | None = None) -> Tensor:
+    """e^lw_k over their sum over the first dimension, as constants: [K, ...]; 0 where not ``counted``."""
+    logits = log_weights.detach()
+    if counted is not None:
+        logits = torch.where(counted | ~counted.any(0), logits, -torch.inf)
+    w = torch.softmax(logits, 0)
+    w = torch.where(w < NEGLIGIBLE, 0.0, w)
+    return w if counted is None else torch.where(counted, w, 0.0)
+
+
+def weigh_gradient(z: Tensor, weights: Tensor) -> None:
+    """From here on the gradient that z [..., D] receives is multiplied by weights [...]."""
+    if z.requires_grad:
+        z.register_hook(lambda gradient: gradient * weights.unsqueeze(-1).to(gradient.dtype))
+
+
 def dreg(log_weights: Tensor, z: Tensor, counted: Tensor | None = None) -> Tensor:
     """The doubly reparameterised surrogate of :func:`iwae`: [K, ...] -> [...], sum_k w_k lw_k with constant w_k.
 
@@ -34,13 +50,6 @@ def dreg(log_weights: Tensor, z: Tensor, counted: Tensor | None = None) -> Tenso
 
     Source: Tucker et al., Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives, 2019, equation 8.
     """
-    logits = log_weights.detach()
-    if counted is not None:
-        logits = torch.where(counted | ~counted.any(0), logits, -torch.inf)
-    w = torch.softmax(logits, 0)
-    w = torch.where(w < NEGLIGIBLE, 0.0, w)
-    if counted is not None:
-        w = torch.where(counted, w, 0.0)
-    if z.requires_grad:
-        z.register_hook(lambda gradient: gradient * w.unsqueeze(-1).to(gradient.dtype))
+    w = normalized(log_weights, counted)
+    weigh_gradient(z, w)
     return (w * log_weights).sum(0)

@@ -6,7 +6,7 @@ NeurIPS 2019 (https://arxiv.org/abs/1911.03393).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from mmvae_fast.models.base import MultimodalVAE, mean, output
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.importance import dreg, iwae
-from mmvae_fast.models.outputs import Output
-from mmvae_fast.models.priors import LearnedScale
+from mmvae_fast.models.outputs import MixturePosterior, Output
+from mmvae_fast.models.priors import Clusters, LearnedScale
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import seed_tensor
 
@@ -45,6 +45,9 @@ class MMVAE(MultimodalVAE):
 
     ``encode`` gives a :class:`MixturePosterior`. See :class:`MultimodalVAE` for the other arguments.
     """
+
+    family: str
+    prior: LearnedScale | Clusters
 
     def __init__(
         self,
@@ -75,6 +78,9 @@ class MMVAE(MultimodalVAE):
 
     def make_fusion(self) -> nn.Module:
         return fusion.Mixture(self.family)
+
+    def fuse(self, mus: Sequence[Tensor], logvars: Sequence[Tensor], mask: Tensor) -> MixturePosterior:
+        return MixturePosterior(mus, logvars, mask, self.family, self.prior)
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
         seed = seed_tensor(seed, device=self.device)

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE
+from mmvae_fast.models.base import MultimodalVAE, mean, number, output
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output
 from mmvae_fast.models.subsets import MOST, bitmasks
+from mmvae_fast.reference import seed_tensor
 
 
 class MoPoE(MultimodalVAE):
@@ -28,8 +30,14 @@ class MoPoE(MultimodalVAE):
     product of all M modalities and in no other, as in the authors' code. The paper's default is beta = 1 (2.5 on
     PolyMNIST). ``encode`` gives the product of everything observed.
 
+    With ``private_dim`` it is the paper's factorised variant: every modality is decoded from z and a private latent of
+    its own, w_m ~ q_m(w|x_m), and the loss has beta_private * sum_m KL(q_m(w) || N(0, I)) more, over the modalities the
+    row has. ``beta`` does not multiply it, nor does its warm-up; ``kl`` of the output counts it in full.
+
     Args:
         subsets: lists of modality names; None is all 2^M - 1 subsets, of at most 16 modalities.
+        private_dim: P, dimensions of w_m: one number, or by modality; encoders give, and decoders take, D + P.
+        beta_private: weight of the private latents' KL divergences.
 
     See :class:`MultimodalVAE` for the other arguments.
     """
@@ -40,9 +48,12 @@ class MoPoE(MultimodalVAE):
         latent_dim: int,
         *,
         subsets: Iterable[Sequence[str]] | None = None,
+        private_dim: int | Mapping[str, int] = 0,
+        beta_private: float = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(modalities, latent_dim, **options)
+        super().__init__(modalities, latent_dim, _private_dim=private_dim, **options)
+        self.beta_private = number("beta_private", beta_private)
         if subsets is None and len(self.modalities) > MOST:
             raise ValueError(
                 f"MoPoE: got {len(self.modalities)} modalities, expected at most {MOST}: it averages over all 2^M - 1 "
@@ -52,13 +63,22 @@ class MoPoE(MultimodalVAE):
         self._bitmasks = None if self.subsets is None else bitmasks("MoPoE", self.subsets, list(self.modalities))
 
     def options(self) -> dict[str, Any]:
-        return {**super().options(), "subsets": self.subsets}
+        own = {"private_dim": self.private_option(), "beta_private": self.beta_private}
+        return {**super().options(), "subsets": self.subsets, **own}
 
     def make_fusion(self) -> nn.Module:
         return fusion.FullProduct()
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
+        seed = seed_tensor(seed, device=self.device)
         z, kl, _ = functional.mopoe_sample_kl(
             experts.mu, experts.logvar, experts.mask, subsets=self._bitmasks, prior="full", seed=seed
         )
-        return self.elbo(batch, z, kl, beta)
+        private = {name: self.sample_private(name, experts, seed) for name in experts.private}
+        latents = {name: torch.cat([z, private[name].z], -1) if name in private else z for name in batch.data}
+        ll = {name: mean(score) for name, score in self.scores(batch, latents).items()}
+        divergence, private_kl = mean(kl), [mean(q.kl) for q in private.values()]
+        loss = beta * self.paid(divergence) - self.weighted(ll)
+        if private_kl:
+            loss = loss + self.beta_private * sum(self.paid(own) for own in private_kl)
+        return output(loss, sum(private_kl, start=divergence), ll)

@@ -5,8 +5,10 @@ import torch
 
 from mmvae_fast.modalities import Audio, Image, Text, Vector
 from mmvae_fast.models import (
+    CMVAE,
     CRMVAE,
     CVAE,
+    DMVAE,
     JMVAE,
     JNF,
     MCVAE,
@@ -17,6 +19,7 @@ from mmvae_fast.models import (
     MVTCAE,
     TELBO,
     FusedVAE,
+    MMVAEPlus,
     MoPoE,
     Nexus,
     WeightedPoE,
@@ -32,6 +35,7 @@ NEXUS = {
     "scale": 0.8,
     "dropout": 0.5,
 }
+PRIVATE = {"image": 3, "text": 0, "audio": 1, "vector": 2}
 
 
 def modalities():
@@ -63,6 +67,16 @@ MODELS = {
     "MMVAE iwae tight": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="iwae", tight=True, **o),
     "WeightedPoE": lambda **o: WeightedPoE(modalities(), 5, **o),
     "moments": lambda **o: FusedVAE(modalities(), 5, fusion="moments", **o),
+    "MoPoE private": lambda **o: MoPoE(modalities(), 5, private_dim=PRIVATE, beta_private=0.6, **o),
+    "MMVAE+": lambda **o: MMVAEPlus(modalities(), 5, n_samples=3, private_dim=PRIVATE, **o),
+    "MMVAE+ iwae": lambda **o: MMVAEPlus(
+        modalities(), 5, n_samples=3, estimator="iwae", family="normal", learned_prior=True, **o
+    ),
+    "CMVAE": lambda **o: CMVAE(modalities(), 5, n_samples=3, n_clusters=4, private_dim=PRIVATE, **o),
+    "CMVAE iwae": lambda **o: CMVAE(
+        modalities(), 5, n_samples=3, n_clusters=4, learned_scale=True, estimator="iwae", private_dim=2, **o
+    ),
+    "DMVAE": lambda **o: DMVAE(modalities(), 5, private_dim=PRIVATE, **o),
     "wasserstein": lambda **o: FusedVAE(modalities(), 5, fusion="wasserstein", **o),
     "MMJSD": lambda **o: MMJSD(modalities(), 5, **o),
     "MCVAE": lambda **o: MCVAE(modalities(), 5, **o),

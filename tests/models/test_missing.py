@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import moments
 
-from mmvae_fast.models import MHVAE
+from mmvae_fast.models import MHVAE, MMVAE
 
 SEED = 5
 NEEDS = {"TELBO": ["decoders"], "JNF": ["joint"]}  # in the second stage, besides the encoders
@@ -116,10 +116,16 @@ def test_an_absent_key_wins_over_a_mask(model, batch, mask):
 def test_nothing_observed_is_the_prior(model, batch):
     nothing = torch.zeros(6, 4, dtype=torch.bool)
     q = model.encode(batch, nothing)
-    if not isinstance(model, MHVAE):  # whose prior of the level it decodes is another: see test_mhvae
-        assert torch.count_nonzero(q.mu) == torch.count_nonzero(q.point) == 0
-        unit = 2.0 if getattr(model, "family", "normal") == "laplace" else 1.0  # the variance of scale 1
-        torch.testing.assert_close(q.logvar.exp(), torch.full_like(q.mu, unit))
+    if isinstance(model, MMVAE):
+        torch.testing.assert_close(q.mu, model.prior.mean.expand(6, -1))
+        torch.testing.assert_close(q.logvar.exp(), model.prior.variance.expand(6, -1))
+        z = q.sample(20_000, seed=1)
+        torch.testing.assert_close(z.mean(0), q.mu, atol=0.06, rtol=0)
+        torch.testing.assert_close(z.var(0), q.logvar.exp(), atol=0.15, rtol=0)
+        torch.testing.assert_close(q.log_prob(z), model.prior.log_prob(z))
+    elif not isinstance(model, MHVAE):  # whose prior of the level it decodes is another: see test_mhvae
+        assert torch.count_nonzero(q.mu) == torch.count_nonzero(q.point) == torch.count_nonzero(q.logvar) == 0
+    assert torch.count_nonzero(model.log_likelihood(batch, nothing, 3)) == 0
     output, grads = run(model, batch, nothing)
     assert output.loss == output.kl == output.elbo == 0
     assert all(g is None or torch.count_nonzero(g) == 0 for g in grads.values())

@@ -9,6 +9,7 @@ FILES = {
     "MVAE": "mvae", "MoPoE": "mopoe", "MVTCAE": "mvtcae", "MMVAE": "mmvae", "FusedVAE": "fused", "WeightedPoE": "fused",
     "MMJSD": "mmjsd", "MCVAE": "mcvae", "CRMVAE": "crmvae", "Nexus": "nexus", "MHVAE": "mhvae",
     "JMVAE": "jmvae", "TELBO": "telbo", "JNF": "jnf", "CVAE": "cvae",
+    "MMVAEPlus": "mmvae_plus", "CMVAE": "mmvae_plus", "DMVAE": "dmvae",
 }  # fmt: skip
 
 

@@ -1,15 +1,16 @@
 import torch
 
-from mmvae_fast.reference import choose_component, philox_normal
+from mmvae_fast.models.seeds import branch
+from mmvae_fast.reference import choose_component, philox_normal, seed_tensor
 
-from .common import decode_row, experts_of_row, kl_to_prior, log_p, product
+from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, product
 
 
 def loss(model, batch, mask, seed):
-    names = list(model.modalities)
+    names, dim, sizes = list(model.modalities), model.latent_dim, model.private_dims
     rows = mask.shape[0]
-    eps = philox_normal(seed, rows, model.latent_dim, dtype=torch.float64)
-    loss, kl_mean, ll_mean = 0.0, 0.0, dict.fromkeys(names, 0.0)
+    eps = philox_normal(seed, rows, dim, dtype=torch.float64)
+    record = Record(model, rows)
     for b in range(rows):
         observed = [n for i, n in enumerate(names) if mask[b, i]]
         if not observed:
@@ -18,7 +19,7 @@ def loss(model, batch, mask, seed):
         # counting order of bitmasks, bit i = i-th modality
         subsets = [[n for i, n in enumerate(names) if s >> i & 1] for s in range(1, 2 ** len(names))]
         posteriors = [
-            product([experts[n][0] for n in s], [experts[n][1] for n in s], prior=len(s) == len(names))
+            product([experts[n][0][:dim] for n in s], [experts[n][1][:dim] for n in s], prior=len(s) == len(names))
             for s in subsets
             if set(s) <= set(observed)
         ]
@@ -26,10 +27,15 @@ def loss(model, batch, mask, seed):
         n_available = torch.full((rows,), len(posteriors))
         mu, logvar = posteriors[int(choose_component(seed, n_available)[b])]
         z = mu + torch.exp(logvar / 2) * eps[b]
-        loss = loss + model.beta * kl / rows
-        kl_mean = kl_mean + kl / rows
+        record.add(model.beta * kl, kl)
         for n in observed:
-            ll = log_p(model.modalities[n], batch[n][b], decode_row(model, n, z))
-            loss = loss - model.likelihood_weights[n] * ll / rows
-            ll_mean[n] = ll_mean[n] + ll / rows
-    return loss, kl_mean, ll_mean
+            latent = z
+            if sizes[n]:
+                mu, logvar = (t[dim:] for t in experts[n])
+                own_seed = branch(seed_tensor(seed), 100_000 + names.index(n))
+                noise = philox_normal(own_seed, rows, sizes[n], dtype=torch.float64)[b]
+                latent = torch.cat([z, mu + torch.exp(logvar / 2) * noise])
+                record.add(model.beta_private * kl_to_prior(mu, logvar), kl_to_prior(mu, logvar))
+            ll = log_p(model.modalities[n], batch[n][b], decode_row(model, n, latent))
+            record.add(-model.likelihood_weights[n] * ll, **{n: ll})
+    return record.result()
