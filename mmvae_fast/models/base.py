@@ -376,7 +376,6 @@ class MultimodalVAE(nn.Module, ABC):
         experts = self._experts(batch)
         z, log_q = draw(self.proposal(batch, experts), n_samples, seed)
         log_weights = self.prior.log_prob(z) - log_q
-        log_weights = torch.where(experts.mask.any(1), log_weights, 0.0)  # the posterior is the prior
         z = z.to(self.dtype)
         if not experts.private:
             return z, log_weights

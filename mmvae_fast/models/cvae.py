@@ -130,7 +130,12 @@ class CVAE(MultimodalVAE):
 
     @torch.no_grad()
     def reconstruct(
-        self, batch: Mapping[str, Tensor], mask: Mask = None, to: str | Sequence[str] | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        mask: Mask = None,
+        to: str | Sequence[str] | None = None,
+        *,
+        seed: int | Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Decode q's mean, given the batch's own condition, into some targets (default: all, observed or not)."""
         checked = self._check(batch, mask)

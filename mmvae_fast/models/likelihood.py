@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def log_marginal(model: MultimodalVAE, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> Tensor:
-    """log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k) of what each row has, z_k drawn by :meth:`MultimodalVAE.propose`: [B].
+    """log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k) of what each row has, z_k from :meth:`MultimodalVAE.propose`: [B].
 
     ``chunk`` samples are decoded at a time; the result does not depend on it.
     """
@@ -23,4 +23,5 @@ def log_marginal(model: MultimodalVAE, batch: Batch, n_samples: int, seed: Tenso
     for name in model.scored(batch):
         z = latents if isinstance(latents, Tensor) else latents[name]
         log_weights = log_weights + torch.cat([model.score(batch, name, part) for part in z.split(chunk)])
-    return log_weights.logsumexp(0) - math.log(n_samples)
+    estimate = log_weights.logsumexp(0) - math.log(n_samples)
+    return torch.where(batch.mask.any(1), estimate, 0.0)  # log p of nothing, without the rounding of p / q = 1

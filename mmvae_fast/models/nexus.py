@@ -174,7 +174,9 @@ class Nexus(MultimodalVAE):
     def _latent_for(self, name: str, z: Any) -> Tensor:
         return self.top_decoders[name](super()._latent_for(name, z))
 
-    def with_private(self, name: str, z: Tensor, experts: Experts, observed: Tensor | None) -> Tensor:
+    def with_private(
+        self, name: str, z: Tensor, experts: Experts, observed: Tensor | None, seed: Tensor | None = None
+    ) -> Tensor:
         place = list(self.modalities).index(name)
         return torch.where(experts.mask[:, place, None], experts.mu[place], self.top_decoders[name](z))
 
