@@ -40,7 +40,7 @@ class Batch:
 
 def hide(batch: Batch, mask: Tensor) -> Batch:
     """The batch with less observed: ``mask`` bool [B, M], nowhere True where the batch's is not."""
-    observed = {name: mask[:, i] for i, name in enumerate(batch.order) if name in batch.data}
+    observed: dict[str, Tensor | None] = {n: mask[:, i] for i, n in enumerate(batch.order) if n in batch.data}
     data = {name: _blank_missing(x, observed[name]) for name, x in batch.data.items()}
     return Batch(data, observed, mask, batch.order)
 

@@ -34,6 +34,8 @@ class FusedVAE(MultimodalVAE):
     See :class:`MultimodalVAE` for the other arguments.
     """
 
+    _rule: str
+
     def __init__(
         self, modalities: Mapping[str, Modality], latent_dim: int, *, fusion: str = "product", **options: Any
     ) -> None:
@@ -50,11 +52,13 @@ class FusedVAE(MultimodalVAE):
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
         if isinstance(self.fusion, fusion.Product):  # in one kernel
-            q = functional.poe_sample_kl(experts.mu, experts.logvar, experts.mask, prior=self.fusion.prior, seed=seed)
-            return self.elbo(batch, q.z, q.kl, beta)
-        mu, logvar = self.fuse(experts.mu, experts.logvar, experts.mask)
-        z = functional.reparameterize(mu, logvar, seed=seed)
-        return self.elbo(batch, z, functional.gaussian_kl(mu, logvar), beta)
+            z, _, _, kl, _ = functional.poe_sample_kl(
+                experts.mu, experts.logvar, experts.mask, prior=self.fusion.prior, seed=seed
+            )
+            return self.elbo(batch, z, kl, beta)
+        q = self.fuse(experts.mu, experts.logvar, experts.mask)
+        z = functional.reparameterize(q.mu, q.logvar, seed=seed)
+        return self.elbo(batch, z, functional.gaussian_kl(q.mu, q.logvar), beta)
 
 
 class WeightedPoE(FusedVAE):

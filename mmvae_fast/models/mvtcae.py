@@ -58,6 +58,7 @@ class MVTCAE(MultimodalVAE):
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
         q = functional.poe_sample_kl(experts.mu, experts.logvar, experts.mask, prior=False, expert_kl=True, seed=seed)
+        assert q.expert_kl is not None
         count = experts.mask.sum(1).clamp(min=1).to(q.kl.dtype)
         share = (count - self.alpha) / count
         scores = self.scores(batch, q.z)

@@ -163,7 +163,8 @@ def _compare_fusion(runtime: Runtime, model: MultimodalVAE, record: Record, rng:
         mu, logvar = _normal(rng, rows, count, dim), _normal(rng, rows, count, dim)
         mu[~mask] = logvar[~mask] = np.nan
         mus, logvars = (list(torch.from_numpy(t).unbind(1)) for t in (mu, logvar))
-        expected_mu, expected_logvar = model.fuse(mus, logvars, torch.from_numpy(mask))[:2]
+        fused = model.fuse(mus, logvars, torch.from_numpy(mask))
+        expected_mu, expected_logvar = fused.mu, fused.logvar
         expected_kl = functional.gaussian_kl(expected_mu, expected_logvar)
         for samples in _SAMPLES if rows <= _ROWS else (1,):
             eps = _normal(rng, samples, rows, dim)
