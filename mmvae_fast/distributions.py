@@ -431,6 +431,7 @@ class MixtureOfExperts(Distribution):
         mu, scale = self._mu, self._scale
         if self._logvar is not None:  # selected before exp, whose gradient at a missing NaN would be NaN
             mu, scale, _ = self._stacked()
+            z = reference._compute(z)  # as these are
         log_p = functional.mixture_log_prob(z, mu, scale, self._mask, family=self.family)
         return log_p.reshape(full[:-1])
 

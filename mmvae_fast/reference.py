@@ -114,6 +114,11 @@ def _interleave(lanes: list[Tensor], dim: int, n_samples: int | None, dtype) -> 
     return noise[0] if n_samples is None else noise
 
 
+def philox_uniform(seed: int | Tensor, rows: int, dim: int, stream: int = 0, *, device="cpu") -> Tensor:
+    """Numbers in (0, 1), float32 [rows, dim], from the same counters as :func:`philox_normal`."""
+    return _interleave(_uniforms(seed, rows, dim, None, stream, torch.float32, device), dim, None, torch.float32)
+
+
 def philox_normal(
     seed: int | Tensor,
     rows: int,

@@ -15,16 +15,21 @@ from torch import Tensor, nn
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models import checkpoint
-from mmvae_fast.models.batch import Batch, Mask, check_batch
-from mmvae_fast.models.outputs import Output, Posterior
+from mmvae_fast.models import checkpoint, likelihood
+from mmvae_fast.models.batch import Batch, Mask, check_batch, hide
+from mmvae_fast.models.experts import Experts
+from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
+from mmvae_fast.models.priors import StandardNormal
+from mmvae_fast.models.seeds import branch
+from mmvae_fast.models.weights import LikelihoodWeights
+from mmvae_fast.reference import philox_uniform, seed_tensor
 
-Experts = tuple[list[Tensor], list[Tensor], Tensor]
+Latents = Tensor | Mapping[str, Tensor]
 Self = TypeVar("Self", bound="MultimodalVAE")
 
 
 class MultimodalVAE(nn.Module, ABC):
-    """Base of the models: a fusion rule (:meth:`fuse`) and an objective (:meth:`objective`) over named modalities.
+    """Base of the models: a fusion rule (``fusion``) and an objective (:meth:`objective`) over named modalities.
 
     A *batch* is a dict of tensors by modality; a missing key means missing in every row. A *mask* says what is
     observed where a row lacks something: None (everything in the batch), a dict of bool [B] by modality, or one bool
@@ -36,9 +41,29 @@ class MultimodalVAE(nn.Module, ABC):
         latent_dim: D.
         beta: weight of the KL divergence in the loss.
         likelihood_weights: weights of the modalities' log-likelihoods in the loss: "none" (all 1), "dimension" (size
-            of the largest modality over its own, so that all weigh about the same), or numbers by modality.
+            of the largest modality over its own, so that all weigh about the same), "learned", or numbers by modality.
+            See :class:`mmvae_fast.models.weights.LikelihoodWeights`.
+        free_bits: so many nats of a KL divergence (the mean over rows) cost nothing: max(KL, free_bits) instead of KL
+            in the loss (Kingma et al. 2016, with the latent as one group).
+        modality_dropout: in training, each observed modality of a row is taken for missing with this probability, but
+            never all that a row has (Neverova et al. 2016); also from the likelihoods of the loss.
     """
 
+    stages = 1
+    """How many the training has; see :class:`mmvae_fast.models.joint.TwoStageVAE`."""
+    stage = 1
+
+    def start_stage(self, stage: int) -> None:
+        """Go on to a stage of the training, counted from 1."""
+        if stage != 1:
+            raise ValueError(f"stage is {stage!r}, but a {type(self).__name__} has only one")
+
+    # what a model with private latents has: encoders give, and decoders take, so many dimensions more
+    private_dims: dict[str, int]
+    # of what encoders give and decoders take, private latents included
+    network_dims: dict[str, int]
+    prior: Any  # one of mmvae_fast.models.priors, and by modality of the private latents
+    private_priors: Any
     _zero: Tensor
 
     def __init__(
@@ -48,6 +73,10 @@ class MultimodalVAE(nn.Module, ABC):
         *,
         beta: float = 1.0,
         likelihood_weights: str | Mapping[str, float] = "none",
+        free_bits: float = 0.0,
+        modality_dropout: float = 0.0,
+        _private_dim: int | Mapping[str, int] = 0,
+        _modality_dim: int | Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         _check_modalities(modalities)
@@ -55,10 +84,22 @@ class MultimodalVAE(nn.Module, ABC):
             raise ValueError(f"latent_dim is {latent_dim!r}, expected a positive integer")
         self.modalities: dict[str, Modality] = dict(modalities)
         self.latent_dim = latent_dim
-        self.beta = _number("beta", beta)
-        self.likelihood_weights = _weights(likelihood_weights, self.modalities)
-        self.encoders = nn.ModuleDict({name: m.make_encoder(latent_dim) for name, m in modalities.items()})
-        self.decoders = nn.ModuleDict({name: m.make_decoder(latent_dim) for name, m in modalities.items()})
+        self.private_dims = _private_dims(_private_dim, self.modalities)
+        self.beta = number("beta", beta)
+        self.free_bits = number("free_bits", free_bits)
+        self.modality_dropout = number("modality_dropout", modality_dropout)
+        if self.modality_dropout >= 1:
+            raise ValueError(f"modality_dropout is {modality_dropout}, expected a probability below 1")
+        self.likelihood_weights = LikelihoodWeights(likelihood_weights, self.modalities)
+        sizes = {name: latent_dim + self.private_dims[name] for name in modalities}
+        if _modality_dim is not None:  # latents of their own below the shared one
+            sizes = _private_dims(_modality_dim, self.modalities, "modality_dim", least=1)
+        self.network_dims = sizes
+        self.encoders = nn.ModuleDict({name: m.make_encoder(sizes[name]) for name, m in modalities.items()})
+        self.decoders = nn.ModuleDict({name: m.make_decoder(sizes[name]) for name, m in modalities.items()})
+        self.prior = StandardNormal(latent_dim)
+        self.private_priors = nn.ModuleDict({name: StandardNormal(p) for name, p in self.private_dims.items() if p})
+        self.fusion = self.make_fusion()
         # follows .to(): where and in which type the model computes, even if its networks have no parameters
         self.register_buffer("_zero", torch.zeros(()), persistent=False)
 
@@ -73,14 +114,16 @@ class MultimodalVAE(nn.Module, ABC):
     # --- the two things that make a model -----------------------------------------------------------------------------
 
     @abstractmethod
-    def fuse(self, mus: Sequence[Tensor], logvars: Sequence[Tensor], mask: Tensor) -> Posterior:
-        """The posterior of every row from M experts, each [B, D], and what is observed, bool [B, M]."""
+    def make_fusion(self) -> nn.Module:
+        """One of :mod:`mmvae_fast.models.fusion`; called once, when the model is made."""
 
     @abstractmethod
-    def objective(
-        self, batch: Batch, mus: list[Tensor], logvars: list[Tensor], *, beta: float | Tensor, seed: int | Tensor | None
-    ) -> Output:
+    def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
         """The training loss of a checked batch and its experts."""
+
+    def fuse(self, mus: Sequence[Tensor], logvars: Sequence[Tensor], mask: Tensor) -> Posterior | MixturePosterior:
+        """The posterior of every row from M experts, each [B, D], and what is observed, bool [B, M]."""
+        return self.fusion(mus, logvars, mask)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -106,52 +149,74 @@ class MultimodalVAE(nn.Module, ABC):
             ValueError, TypeError: naming the modality, what came and what was expected.
         """
         checked = self._check(batch, mask)
-        mus, logvars = self._experts(checked)
-        return self.objective(checked, mus, logvars, beta=self.beta if beta is None else beta, seed=seed)
+        if self.training and self.modality_dropout > 0:
+            seed = seed_tensor(seed, device=self.device)
+            checked = self._dropped(checked, branch(seed, -2))
+        experts = self._training_experts(checked)
+        return self.objective(checked, experts, beta=self.beta if beta is None else beta, seed=seed)
 
     # --- inference ----------------------------------------------------------------------------------------------------
 
-    def encode(self, batch: Mapping[str, Tensor], mask: Mask = None) -> Posterior:
-        """q(z | what is observed): Posterior(mu, logvar), each [B, D]."""
-        return self.fuse(*self.encode_experts(batch, mask))
+    def encode(self, batch: Mapping[str, Tensor], mask: Mask = None) -> Posterior | MixturePosterior:
+        """q(z | what is observed): Posterior(mu, logvar), each [B, D]; of the mixtures, a MixturePosterior."""
+        checked = self._check(batch, mask)
+        return self.posterior(checked, self._experts(checked))
 
-    def encode_experts(self, batch: Mapping[str, Tensor], mask: Mask = None) -> Experts:
+    def encode_experts(
+        self, batch: Mapping[str, Tensor], mask: Mask = None
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Every modality's own posterior, before fusion.
 
         Returns:
             (mus, logvars, mask): M tensors [B, D] each, and bool [B, M]. The encoder of a modality that is not in the
             batch does not run; its expert is zeros, masked out.
         """
-        checked = self._check(batch, mask)
-        return *self._experts(checked), checked.mask
+        experts = self._experts(self._check(batch, mask))
+        return experts.mu, experts.logvar, experts.mask
 
     def decode(self, z: Tensor, to: str | Sequence[str] | None = None, *, params: bool = False) -> dict[str, Tensor]:
         """Decode latents z [..., D] into some modalities (default: all).
+
+        A modality with a private latent of P dimensions also takes z [..., D + P]; without it, its prior's mean.
 
         Returns:
             by modality, predictions in data space [..., *shape], or with ``params`` the parameters of the likelihood
             [..., *param_shape].
         """
-        if not isinstance(z, Tensor):
-            raise TypeError(f"z is a {type(z).__name__}, expected a tensor [..., {self.latent_dim}]")
-        if z.dim() < 1 or z.shape[-1] != self.latent_dim:
-            raise ValueError(f"z has shape {list(z.shape)}, expected [..., {self.latent_dim}]")
-        if z.dtype != self.dtype and not (z.is_floating_point() and torch.is_autocast_enabled(z.device.type)):
-            raise TypeError(f"z is {z.dtype}, expected {self.dtype} like the model; convert it with z.to({self.dtype})")
-        decoded = {name: self._decode(name, z) for name in self._names(to)}
+        decoded = {name: self._decode(name, self._latent_for(name, z)) for name in self._names(to)}
         return decoded if params else {name: self.modalities[name].predict(p) for name, p in decoded.items()}
 
     @torch.no_grad()
     def reconstruct(
-        self, batch: Mapping[str, Tensor], mask: Mask = None, to: str | Sequence[str] | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        mask: Mask = None,
+        to: str | Sequence[str] | None = None,
+        *,
+        seed: int | Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Decode the posterior mean into some modalities (default: all, observed or not)."""
-        return self.decode(self.encode(batch, mask).mu, to)
+        """Decode the posterior's mean (of a mixture, its :attr:`~MixturePosterior.point`) into some modalities
+        (default: all, observed or not).
+
+        Private latents are their posterior's mean too; of a modality that a row lacks, their prior's mean, or with a
+        ``seed`` a draw of their prior.
+        """
+        checked = self._check(batch, mask)
+        experts = self._experts(checked)
+        z = self.posterior(checked, experts).point
+        if seed is not None:
+            seed = seed_tensor(seed, device=self.device)
+        observed = checked.observed
+        latents = {name: self.with_private(name, z, experts, observed.get(name), seed) for name in self._names(to)}
+        return {name: self.modalities[name].predict(self._decode(name, of)) for name, of in latents.items()}
 
     @torch.no_grad()
-    def translate(self, batch: Mapping[str, Tensor], to: str, mask: Mask = None) -> Tensor:
-        """One modality from whatever is in the batch: the posterior mean decoded, [B, *shape]."""
-        return self.reconstruct(batch, mask, to=[to])[to]
+    def translate(
+        self, batch: Mapping[str, Tensor], to: str, mask: Mask = None, *, seed: int | Tensor | None = None
+    ) -> Tensor:
+        """One modality from whatever is in the batch: the posterior mean decoded, [B, *shape]; see
+        :meth:`reconstruct`."""
+        return self.reconstruct(batch, mask, to=[to], seed=seed)[to]
 
     @torch.no_grad()
     def sample(
@@ -165,12 +230,15 @@ class MultimodalVAE(nn.Module, ABC):
         """Generate ``n`` samples of the prior, or from your own latents ``z`` [..., D], decoded."""
         if (n is None) == (z is None):
             raise ValueError("sample: pass either n, the number of prior samples, or z, latents to decode")
-        if z is None:
-            if type(n) is not int or n < 0:
-                raise ValueError(f"sample: n is {n!r}, expected 0 or more")
-            prior = self._zero.new_zeros(n, self.latent_dim)
-            z = functional.reparameterize(prior, prior, seed=seed)
-        return self.decode(z, to)
+        names = self._names(to)
+        if z is not None:
+            return self.decode(z, to)
+        if type(n) is not int or n < 0:
+            raise ValueError(f"sample: n is {n!r}, expected 0 or more")
+        seed = seed_tensor(seed, device=self.device)
+        z = self.prior.sample(n, seed).to(self.dtype)
+        latents = {name: self.with_prior_private(name, z, seed) for name in names}
+        return {name: self.modalities[name].predict(self._decode(name, of)) for name, of in latents.items()}
 
     @torch.no_grad()
     def log_likelihood(
@@ -180,15 +248,19 @@ class MultimodalVAE(nn.Module, ABC):
         n_samples: int = 1000,
         seed: int | Tensor | None = None,
         chunk: int = 100,
+        *,
+        given: str | Sequence[str] | None = None,
     ) -> Tensor:
         """Importance-weighted estimate of the joint log p(x) of each row's observed modalities, in nats: [B].
 
-        log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k), z_k ~ q = the Gaussian of :meth:`encode`. A lower bound in
-        expectation, tighter with every sample, and never below the ELBO of that posterior.
+        log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k), z_k ~ q = the posterior of :meth:`encode`. A lower bound in
+        expectation, tighter with every sample.
 
         Args:
             n_samples: K.
             chunk: how many samples to decode at a time; changes memory, not the result.
+            given: modalities to condition on: log p(x) - log p(x_given), the log-likelihood of the others given these,
+                from two estimates, each with its own posterior. No bound, but right in the limit.
 
         Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2016, equation 8.
         """
@@ -196,28 +268,36 @@ class MultimodalVAE(nn.Module, ABC):
             if type(value) is not int or value < 1:
                 raise ValueError(f"log_likelihood: {what} is {value!r}, expected 1 or more")
         checked = self._check(batch, mask)
-        q = self.fuse(*self._experts(checked), checked.mask)
-        # The same z as q.sample, with its noise at hand: a peaked posterior's cannot be had back from z - mu
-        standard = torch.zeros_like(q.mu, dtype=torch.promote_types(q.mu.dtype, torch.float32))
-        eps = functional.reparameterize(standard, standard, n_samples, seed=seed)
-        z = q.mu + torch.exp(0.5 * q.logvar) * eps
-        # log p(z) - log q(z): the constants of the two normal densities cancel
-        log_weights = 0.5 * (q.logvar + eps.square() - z.square()).sum(-1)
-        z = z.to(q.mu.dtype)
-        for name in checked.data:
-            scores = [self._score(checked, name, part) for part in z.split(chunk)]
-            log_weights = log_weights + torch.cat(scores)
-        return log_weights.logsumexp(0) - math.log(n_samples)
+        seed = seed_tensor(seed, device=self.device)
+        joint = likelihood.log_marginal(self, checked, n_samples, seed, chunk)
+        if given is None:
+            return joint
+        condition = checked.only(self._names(given, "given"))
+        if not condition.data:
+            return joint
+        return joint - likelihood.log_marginal(self, condition, n_samples, branch(seed, -3), chunk)
 
     # --- building blocks for objectives -------------------------------------------------------------------------------
 
     def _check(self, batch: Mapping[str, Tensor], mask: Mask) -> Batch:
         return check_batch(self.modalities, batch, mask, dtype=self.dtype, device=self.device)
 
-    def _experts(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+    def posterior(self, batch: Batch, experts: Experts) -> Posterior | MixturePosterior:
+        """q(z | x) of the shared latent; models whose posterior needs more than the experts have their own."""
+        return self.fuse(experts.mu, experts.logvar, experts.mask)
+
+    def _dropped(self, batch: Batch, seed: Tensor) -> Batch:
+        """Modality dropout: [B, M] uniforms decide; a row that would lose all that it has keeps it."""
+        u = philox_uniform(seed, batch.rows, len(self.modalities), device=self.device)
+        kept = batch.mask & (u >= self.modality_dropout)
+        return hide(batch, torch.where(kept.any(1, keepdim=True), kept, batch.mask))
+
+    def _experts(self, batch: Batch) -> Experts:
         """Run the encoder of every modality in the batch, once."""
-        shape = (batch.rows, self.latent_dim)
-        present = {name: _gaussian(name, self._encode(name, x), shape) for name, x in batch.data.items()}
+        present = {
+            name: _gaussian(name, self._encode(name, x), (batch.rows, self.network_dims[name]))
+            for name, x in batch.data.items()
+        }
         first, (like, _) = next(iter(present.items()))
         for name, expert in present.items():
             for what, value in zip(("mu", "logvar"), expert, strict=True):
@@ -227,19 +307,30 @@ class MultimodalVAE(nn.Module, ABC):
                         f"modality {first!r} has its mu"
                     )
         # not one tensor for all that is absent: torch.compile refuses functions that take the same one twice
-        experts = [present.get(name) or (like.new_zeros(shape), like.new_zeros(shape)) for name in self.modalities]
-        return [mu for mu, _ in experts], [logvar for _, logvar in experts]
+        widths = {n: size - self.private_dims[n] for n, size in self.network_dims.items()}
+        experts = {n: present.get(n) or [like.new_zeros(batch.rows, w) for _ in "mv"] for n, w in widths.items()}
+        mus, logvars = ([experts[n][i][:, :w] for n, w in widths.items()] for i in range(2))
+        private = {
+            n: Posterior(mu[:, widths[n] :], lv[:, widths[n] :])
+            for n, (mu, lv) in present.items()
+            if self.private_dims[n]
+        }
+        return Experts(mus, logvars, batch.mask, private)
 
-    def _encode(self, name: str, x: Tensor) -> Any:
+    def _training_experts(self, batch: Batch) -> Experts:
+        """What :meth:`objective` gets; a model that has no use for them there runs no encoder."""
+        return self._experts(batch)
+
+    def _encode(self, name: str, x: Tensor, networks: nn.ModuleDict | None = None) -> Any:
         try:
-            return self.encoders[name](x)
+            return (self.encoders if networks is None else networks)[name](x)
         except IndexError:  # an embedding's way to refuse a token; what the values should be, the modality knows
             self.modalities[name].check_values(name, x)
             raise
 
     def _decode(self, name: str, z: Tensor) -> Tensor:
-        """Likelihood parameters [..., *param_shape] of latents [..., D], whatever leads, in one call of the decoder."""
-        flat = z if z.dim() == 2 else z.reshape(-1, self.latent_dim)
+        """Likelihood parameters [..., *param_shape] of latents [..., D + P], whatever leads, in one decoder call."""
+        flat = z if z.dim() == 2 else z.reshape(-1, z.shape[-1])
         params = self.decoders[name](flat)
         if not isinstance(params, Tensor):
             raise TypeError(
@@ -252,27 +343,142 @@ class MultimodalVAE(nn.Module, ABC):
             )
         return params if z.dim() == 2 else params.reshape(*z.shape[:-1], *expected[1:])
 
-    def _score(self, batch: Batch, name: str, z: Tensor) -> Tensor:
-        """log p(x_m | z) of one modality: z [..., B, D] -> [..., B], 0 where the row lacks it."""
+    def score(self, batch: Batch, name: str, z: Tensor) -> Tensor:
+        """log p(x_m | z) of one modality: z [..., B, D + P] -> [..., B], 0 where the row lacks it."""
         params = self._decode(name, z)
         return self.modalities[name].log_likelihood(batch.data[name], params, batch.observed[name])
 
-    def _weighted(self, log_likelihood: Mapping[str, Tensor]) -> Tensor:
-        """The sum of the modalities' log-likelihoods with their weights in the loss."""
-        return sum((self.likelihood_weights[name] * ll for name, ll in log_likelihood.items()), start=self._zero)
+    def scores(self, batch: Batch, z: Latents) -> dict[str, Tensor]:
+        """:meth:`score` of every modality in the batch: z [..., B, D], or by modality [..., B, D + P]."""
+        return {name: self.score(batch, name, z if isinstance(z, Tensor) else z[name]) for name in self.scored(batch)}
 
-    def _names(self, to: str | Sequence[str] | None) -> list[str]:
+    def scored(self, batch: Batch) -> list[str]:
+        """The modalities of a batch whose likelihoods count: all, unless the model takes some as given."""
+        return list(batch.data)
+
+    def weighted(self, log_likelihood: Mapping[str, Tensor]) -> Tensor:
+        """The modalities' log-likelihoods (means over rows) as they enter the loss: with their weights, summed."""
+        return self.likelihood_weights(log_likelihood)
+
+    def paid(self, kl: Tensor) -> Tensor:
+        """A KL divergence (mean over rows) as it enters the loss, before beta: at least ``free_bits``."""
+        return kl.clamp(min=self.free_bits) if self.free_bits > 0 else kl
+
+    def elbo(self, batch: Batch, z: Latents, kl: Tensor, beta: float | Tensor) -> Output:
+        """The negative ELBO of latents z [B, D] (or by modality) whose KL divergences are kl [B]."""
+        ll = {name: mean(score) for name, score in self.scores(batch, z).items()}
+        divergence = mean(kl)
+        return output(beta * self.paid(divergence) - self.weighted(ll), divergence, ll)
+
+    def propose(self, batch: Batch, n_samples: int, seed: Tensor) -> tuple[Latents, Tensor]:
+        """Latents to estimate log p(x) with: z [K, B, D] (or by modality [K, B, D + P]) from the posterior, and
+        log p(z) - log q(z), [K, B]."""
+        experts = self._experts(batch)
+        z, log_q = draw(self.proposal(batch, experts), n_samples, seed)
+        log_weights = self.prior.log_prob(z) - log_q
+        z = z.to(self.dtype)
+        if not experts.private:
+            return z, log_weights
+        latents = {}
+        for name in batch.data:
+            latents[name] = z
+            if name in experts.private:
+                q_private, private_seed = experts.private[name], self._private_seed(seed, name)
+                w, log_ratio = self._propose_private(q_private, name, n_samples, private_seed)
+                observed = batch.observed[name]
+                log_weights = log_weights + (log_ratio if observed is None else torch.where(observed, log_ratio, 0.0))
+                latents[name] = torch.cat([z, w.to(z.dtype)], -1)
+        return latents, log_weights
+
+    def proposal(self, batch: Batch, experts: Experts) -> Posterior | MixturePosterior:
+        """What :meth:`propose` draws from: the posterior, unless that has no density to divide by."""
+        return self.posterior(batch, experts)
+
+    def _propose_private(self, q: Posterior, name: str, n_samples: int, seed: Tensor) -> tuple[Tensor, Tensor]:
+        """w [K, B, P] from a private posterior, and log p(w) - log q(w), [K, B]."""
+        w, log_q = draw(q, n_samples, seed)
+        return w, self.private_priors[name].log_prob(w) - log_q
+
+    # --- private latents: none, unless a model has them -----------------------------------------------------------
+
+    def sample_private(
+        self, name: str, experts: Experts, seed: Tensor, n_samples: int | None = None
+    ) -> functional.PoESample:
+        """A draw of a modality's Gaussian private posterior and its KL divergence to N(0, I): z [B, P] or
+        [n_samples, B, P], kl [B]; of its prior, with kl 0, where the modality is not observed."""
+        q, m = experts.private[name], list(self.modalities).index(name)
+        return functional.poe_sample_kl(
+            [q.mu],
+            [q.logvar],
+            experts.mask[:, m : m + 1],
+            prior=False,
+            n_samples=n_samples,
+            seed=self._private_seed(seed, name),
+        )
+
+    def with_private(
+        self, name: str, z: Tensor, experts: Experts, observed: Tensor | None, seed: Tensor | None = None
+    ) -> Tensor:
+        """z [B, D] and the modality's private posterior mean, [B, D + P]; where it is not observed, its prior's mean,
+        or with a seed a draw of its prior."""
+        if not self.private_dims[name]:
+            return z
+        if seed is None:
+            private = z.new_zeros(z.shape[0], self.private_dims[name])
+        else:
+            private = self.prior_private(name, z.shape[0], seed).to(z.dtype)
+        if name in experts.private:
+            mu = experts.private[name].mu
+            private = mu if observed is None else torch.where(observed[:, None], mu, private)
+        return torch.cat([z, private], -1)
+
+    def with_prior_private(self, name: str, z: Tensor, seed: Tensor) -> Tensor:
+        """z [N, D] and draws of the modality's private prior, [N, D + P]."""
+        if not self.private_dims[name]:
+            return z
+        return torch.cat([z, self.prior_private(name, z.shape[0], seed).to(z.dtype)], -1)
+
+    def prior_private(self, name: str, n: int, seed: Tensor) -> Tensor:
+        """Draws of the modality's private prior, [n, P]."""
+        return self.private_priors[name].sample(n, self._private_seed(seed, name))
+
+    def _private_seed(self, seed: Tensor, name: str) -> Tensor:
+        return branch(seed, 100_000 + list(self.modalities).index(name))
+
+    def private_option(self) -> int | dict[str, int]:
+        """``private_dim`` as an option: one number if it is the same for all."""
+        sizes = set(self.private_dims.values())
+        return sizes.pop() if len(sizes) == 1 else dict(self.private_dims)
+
+    def _latent_for(self, name: str, z: Any) -> Tensor:
+        """What the decoder of a modality takes, from what a caller gave."""
+        d, p = self.latent_dim, self.private_dims[name]
+        expected = f"[..., {d}]" + (f" or [..., {d + p}] with its private latent" if p else "")
+        if not isinstance(z, Tensor):
+            raise TypeError(f"z is a {type(z).__name__}, expected a tensor {expected}")
+        if z.dim() < 1 or z.shape[-1] not in (d, d + p):
+            raise ValueError(f"z has shape {list(z.shape)}, expected {expected}")
+        if z.dtype != self.dtype and not (z.is_floating_point() and torch.is_autocast_enabled(z.device.type)):
+            raise TypeError(f"z is {z.dtype}, expected {self.dtype} like the model; convert it with z.to({self.dtype})")
+        return z if z.shape[-1] == d + p else torch.cat([z, z.new_zeros(*z.shape[:-1], p)], -1)
+
+    def _names(self, to: str | Sequence[str] | None, what: str = "to") -> list[str]:
         names = list(self.modalities) if to is None else [to] if isinstance(to, str) else list(to)
         for name in names:
             if name not in self.modalities:
-                raise ValueError(f"to names the modality {name!r}, expected some of {list(self.modalities)}")
+                raise ValueError(f"{what} names the modality {name!r}, expected some of {list(self.modalities)}")
         return names
 
     # --- files --------------------------------------------------------------------------------------------------------
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the constructor, as JSON; a model with more of them adds them here."""
-        return {"beta": self.beta, "likelihood_weights": dict(self.likelihood_weights)}
+        return {
+            "beta": self.beta,
+            "likelihood_weights": self.likelihood_weights.option(),
+            "free_bits": self.free_bits,
+            "modality_dropout": self.modality_dropout,
+        }
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights, as JSON; custom networks are noted, not described."""
@@ -308,9 +514,27 @@ class MultimodalVAE(nn.Module, ABC):
         return checkpoint.load(cls, folder, encoders or {}, decoders or {})
 
 
+def draw(q: Posterior | MixturePosterior, n_samples: int, seed: Tensor) -> tuple[Tensor, Tensor]:
+    """z ~ q, [K, B, D], and log q(z), [K, B]."""
+    if not isinstance(q, Posterior):
+        z = q.sample(n_samples, seed)
+        return z, q.log_prob(z)
+    # the same z as q.sample, with its noise at hand: a peaked posterior's cannot be had back from z - mu
+    standard = torch.zeros_like(q.mu, dtype=torch.promote_types(q.mu.dtype, torch.float32))
+    eps = functional.reparameterize(standard, standard, n_samples, seed=seed)
+    z = q.mu + torch.exp(0.5 * q.logvar) * eps
+    return z, -0.5 * (eps.square() + q.logvar + math.log(2 * math.pi)).sum(-1)
+
+
 def mean(values: Tensor) -> Tensor:
     """Mean over rows; 0, not NaN, if there are none."""
     return values.sum() / max(values.shape[0], 1)
+
+
+def output(loss: Tensor, kl: Tensor, log_likelihood: Mapping[str, Tensor]) -> Output:
+    """What a model returns: the loss as it is, the rest for the record."""
+    ll = {name: value.detach() for name, value in log_likelihood.items()}
+    return Output(loss, sum(ll.values()) - kl.detach(), kl.detach(), ll)
 
 
 def _gaussian(name: str, output: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -348,7 +572,8 @@ def _check_modalities(modalities: Any) -> None:
             raise TypeError(f"modality {name!r} is a {type(modality).__name__}, expected a Modality")
 
 
-def _number(what: str, value: Any) -> float:
+def number(what: str, value: Any) -> float:
+    """A finite number of 0 or more, checked."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what} is a {type(value).__name__}, expected a number")
     if not 0 <= value < math.inf:
@@ -356,14 +581,14 @@ def _number(what: str, value: Any) -> float:
     return float(value)
 
 
-def _weights(weights: Any, modalities: Mapping[str, Modality]) -> dict[str, float]:
-    if weights == "none":
-        return dict.fromkeys(modalities, 1.0)
-    if weights == "dimension":
-        largest = max(m.size for m in modalities.values())
-        return {name: largest / m.size for name, m in modalities.items()}
-    if not isinstance(weights, Mapping) or set(weights) != set(modalities):
-        raise ValueError(
-            f"likelihood_weights is {weights!r}, expected 'none', 'dimension' or a number by name of {list(modalities)}"
-        )
-    return {name: _number(f"likelihood weight of modality {name!r}", weights[name]) for name in modalities}
+def _private_dims(
+    dims: int | Mapping[str, int], modalities: Mapping[str, Modality], what: str = "private_dim", least: int = 0
+) -> dict[str, int]:
+    if not isinstance(dims, Mapping):
+        dims = dict.fromkeys(modalities, dims)
+    if set(dims) != set(modalities):
+        raise ValueError(f"{what} names {sorted(dims)}, expected a number for each of {list(modalities)}")
+    for name, value in dims.items():
+        if type(value) is not int or value < least:
+            raise ValueError(f"{what} of modality {name!r} is {value!r}, expected an integer, {least} or more")
+    return {name: dims[name] for name in modalities}

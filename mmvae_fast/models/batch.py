@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,25 @@ class Batch:
     """For every modality of ``data``, bool [B]; None where every row has it."""
     mask: Tensor
     """bool [B, M], columns in modality order, True = observed."""
+    order: tuple[str, ...]
+    """The modalities of those columns."""
 
     @property
     def rows(self) -> int:
         return self.mask.shape[0]
+
+    def only(self, names: Sequence[str]) -> Batch:
+        """Of some modalities, the others missing everywhere; those of them that the batch lacks are missing, too."""
+        keep = torch.tensor([name in names for name in self.order], device=self.mask.device)
+        data = {name: x for name, x in self.data.items() if name in names}
+        return Batch(data, {name: self.observed[name] for name in data}, self.mask & keep, self.order)
+
+
+def hide(batch: Batch, mask: Tensor) -> Batch:
+    """The batch with less observed: ``mask`` bool [B, M], nowhere True where the batch's is not."""
+    observed: dict[str, Tensor | None] = {n: mask[:, i] for i, n in enumerate(batch.order) if n in batch.data}
+    data = {name: _blank_missing(x, observed[name]) for name, x in batch.data.items()}
+    return Batch(data, observed, mask, batch.order)
 
 
 def check_batch(
@@ -65,6 +80,7 @@ def check_batch(
         data={name: _blank_missing(batch[name], observed[name]) for name in present},
         observed=observed,
         mask=_stack(modalities, observed, rows, device),
+        order=tuple(modalities),
     )
 
 

@@ -5,50 +5,80 @@ Sutter, Daunhawer & Vogt, Generalized Multimodal ELBO, ICLR 2021 (https://arxiv.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import MultimodalVAE, mean
+from mmvae_fast.models import fusion
+from mmvae_fast.models.base import MultimodalVAE, mean, number, output
 from mmvae_fast.models.batch import Batch
-from mmvae_fast.models.outputs import Output, Posterior
+from mmvae_fast.models.experts import Experts
+from mmvae_fast.models.outputs import Output
+from mmvae_fast.models.subsets import MOST, bitmasks
+from mmvae_fast.reference import seed_tensor
 
 
 class MoPoE(MultimodalVAE):
-    """One ELBO whose posterior is the uniform mixture of the products of all subsets of the observed experts.
+    """One ELBO whose posterior is the uniform mixture of the products of subsets of the observed experts.
 
     loss = mean over rows of [ -sum_m w_m log p(x_m | z) + beta * mean_s KL(q_s || p) ], z from one subset's product
     drawn uniformly for every row, over the subsets s all of whose members the row has. The prior expert sits in the
     product of all M modalities and in no other, as in the authors' code. The paper's default is beta = 1 (2.5 on
     PolyMNIST). ``encode`` gives the product of everything observed.
 
-    See :class:`MultimodalVAE` for the arguments; there are 2^M - 1 subsets, so M is at most 16.
+    With ``private_dim`` it is the paper's factorised variant: every modality is decoded from z and a private latent of
+    its own, w_m ~ q_m(w|x_m), and the loss has beta_private * sum_m KL(q_m(w) || N(0, I)) more, over the modalities the
+    row has. ``beta`` does not multiply it, nor does its warm-up; ``kl`` of the output counts it in full.
+
+    Args:
+        subsets: lists of modality names; None is all 2^M - 1 subsets, of at most 16 modalities.
+        private_dim: P, dimensions of w_m: one number, or by modality; encoders give, and decoders take, D + P.
+        beta_private: weight of the private latents' KL divergences.
+
+    See :class:`MultimodalVAE` for the other arguments.
     """
 
-    def __init__(self, modalities: Mapping[str, Modality], latent_dim: int, **options: Any) -> None:
-        super().__init__(modalities, latent_dim, **options)
-        if len(self.modalities) > 16:
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        latent_dim: int,
+        *,
+        subsets: Iterable[Sequence[str]] | None = None,
+        private_dim: int | Mapping[str, int] = 0,
+        beta_private: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(modalities, latent_dim, _private_dim=private_dim, **options)
+        self.beta_private = number("beta_private", beta_private)
+        if subsets is None and len(self.modalities) > MOST:
             raise ValueError(
-                f"MoPoE: got {len(self.modalities)} modalities, expected at most 16: it averages over all 2^M - 1 "
-                "subsets of them; MVAE takes any number"
+                f"MoPoE: got {len(self.modalities)} modalities, expected at most {MOST}: it averages over all 2^M - 1 "
+                "subsets of them; pass subsets=, or use MVAE, which takes any number"
             )
+        self.subsets = None if subsets is None else [list(members) for members in subsets]
+        self._bitmasks = None if self.subsets is None else bitmasks("MoPoE", self.subsets, list(self.modalities))
 
-    def objective(
-        self, batch: Batch, mus: list[Tensor], logvars: list[Tensor], *, beta: float | Tensor, seed: int | Tensor | None
-    ) -> Output:
-        drawn = functional.mopoe_sample_kl(mus, logvars, batch.mask, prior="full", seed=seed)
-        kl = mean(drawn.kl)
-        scores = {name: mean(self._score(batch, name, drawn.z)) for name in batch.data}
-        loss = beta * kl - self._weighted(scores)
-        ll = {name: score.detach() for name, score in scores.items()}
-        return Output(loss, sum(ll.values()) - kl.detach(), kl.detach(), ll)
+    def options(self) -> dict[str, Any]:
+        own = {"private_dim": self.private_option(), "beta_private": self.beta_private}
+        return {**super().options(), "subsets": self.subsets, **own}
 
-    def fuse(self, mus: Sequence[Tensor], logvars: Sequence[Tensor], mask: Tensor) -> Posterior:
-        # the prior expert of the full product: one more N(0, I), observed where everything else is
-        mus, logvars = [*mus, torch.zeros_like(mus[0])], [*logvars, torch.zeros_like(mus[0])]
-        mask = torch.cat([mask, mask.all(1, keepdim=True)], dim=1)
-        return Posterior(*functional.product_of_experts(mus, logvars, mask, prior=False))
+    def make_fusion(self) -> nn.Module:
+        return fusion.FullProduct()
+
+    def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
+        seed = seed_tensor(seed, device=self.device)
+        z, kl, _ = functional.mopoe_sample_kl(
+            experts.mu, experts.logvar, experts.mask, subsets=self._bitmasks, prior="full", seed=seed
+        )
+        private = {name: self.sample_private(name, experts, seed) for name in experts.private}
+        latents = {name: torch.cat([z, private[name].z], -1) if name in private else z for name in batch.data}
+        ll = {name: mean(score) for name, score in self.scores(batch, latents).items()}
+        divergence, private_kl = mean(kl), [mean(q.kl) for q in private.values()]
+        loss = beta * self.paid(divergence) - self.weighted(ll)
+        if private_kl:
+            loss = loss + self.beta_private * sum(self.paid(own) for own in private_kl)
+        return output(loss, sum(private_kl, start=divergence), ll)

@@ -6,17 +6,20 @@ Wu & Goodman, Multimodal Generative Models for Scalable Weakly-Supervised Learni
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import MultimodalVAE, mean
+from mmvae_fast.models import fusion
+from mmvae_fast.models.base import MultimodalVAE, mean, output
 from mmvae_fast.models.batch import Batch
-from mmvae_fast.models.outputs import Output, Posterior
+from mmvae_fast.models.experts import Experts
+from mmvae_fast.models.outputs import Output
+from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, seed_tensor
 
 
@@ -58,22 +61,21 @@ class MVAE(MultimodalVAE):
     def options(self) -> dict[str, Any]:
         return {**super().options(), "n_random_subsets": self.n_random_subsets}
 
-    def fuse(self, mus: Sequence[Tensor], logvars: Sequence[Tensor], mask: Tensor) -> Posterior:
-        return Posterior(*functional.product_of_experts(list(mus), list(logvars), mask, prior=True))
+    def make_fusion(self) -> nn.Module:
+        return fusion.Product(prior=True)
 
-    def objective(
-        self, batch: Batch, mus: list[Tensor], logvars: list[Tensor], *, beta: float | Tensor, seed: int | Tensor | None
-    ) -> Output:
+    def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
+        mus, logvars = experts.mu, experts.logvar
         count = len(self.modalities)
         seed = seed_tensor(seed, device=self.device)
-        members = self._random_subsets(_branch(seed, -1))
+        members = self._random_subsets(branch(seed, -1))
         joint = functional.poe_sample_kl(mus, logvars, batch.mask, seed=seed)
         random = [
-            functional.poe_sample_kl(mus, logvars, batch.mask & chosen, seed=_branch(seed, count + 1 + i))
+            functional.poe_sample_kl(mus, logvars, batch.mask & chosen, seed=branch(seed, count + 1 + i))
             for i, chosen in enumerate(members)
         ]
         joint_kl = mean(joint.kl)
-        total_kl = sum((mean(r.kl) for r in random), start=joint_kl)
+        total_kl = sum((self.paid(mean(r.kl)) for r in random), start=self.paid(joint_kl))
         joint_scores, total_scores = {}, {}
         for m, name in enumerate(self.modalities):
             if name not in batch.data:
@@ -81,19 +83,17 @@ class MVAE(MultimodalVAE):
             latents = [joint.z, *(r.z for r in random)]
             if count > 1:  # a single modality's own ELBO is the joint one
                 own = functional.poe_sample_kl(
-                    [mus[m]], [logvars[m]], batch.mask[:, m : m + 1], seed=_branch(seed, 1 + m)
+                    [mus[m]], [logvars[m]], batch.mask[:, m : m + 1], seed=branch(seed, 1 + m)
                 )
-                total_kl = total_kl + mean(own.kl)
+                total_kl = total_kl + self.paid(mean(own.kl))
                 latents.append(own.z)
-            scores = self._score(batch, name, torch.stack(latents))  # [sets, B]
+            scores = self.score(batch, name, torch.stack(latents))  # [sets, B]
             if random:
                 always = members.new_ones(1)
                 scores = torch.where(torch.cat([always, members[:, m], always])[:, None], scores, 0.0)
             joint_scores[name] = mean(scores[0].detach())
             total_scores[name] = mean(scores.t())
-        loss = beta * total_kl - self._weighted(total_scores)
-        kl = joint_kl.detach()
-        return Output(loss, sum(joint_scores.values()) - kl, kl, joint_scores)
+        return output(beta * total_kl - self.weighted(total_scores), joint_kl, joint_scores)
 
     def _random_subsets(self, seed: Tensor) -> Tensor:
         """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device."""
@@ -109,9 +109,3 @@ def _middle_subsets(count: int) -> Tensor:
         return torch.zeros(0, count, dtype=torch.bool)  # too many to list: no random sets for that many modalities
     sets = [[bool(s >> m & 1) for m in range(count)] for s in range(1, 2**count - 1) if s.bit_count() >= 2]
     return torch.tensor(sets, dtype=torch.bool).reshape(-1, count)
-
-
-def _branch(seed: Tensor, i: int) -> Tensor:
-    """The seed of the i-th independent draw of a step: odd strides of 2^64 / golden ratio (Steele et al. 2014)."""
-    step = i * 0x9E3779B97F4A7C15 % 2**64
-    return seed + (step - 2**64 if step >= 2**63 else step)

@@ -74,7 +74,8 @@ def export_onnx(
     empty folder is filled, so it may be a mount point or where a process stands; an older bundle's is replaced.
 
     Args:
-        model: any model of ``mmvae_fast.models``.
+        model: of ``mmvae_fast.models``, with one shared latent, the prior N(0, I) and a Gaussian posterior fused of
+            one expert a modality; others are refused.
         folder: where the bundle goes; new, empty, or with ``overwrite`` an older bundle.
         opset: ONNX operator set, 18 to 23.
         verify: compare with torch on every mask pattern before reporting success; see :func:`verify`.
@@ -83,7 +84,7 @@ def export_onnx(
         TypeError, ValueError: not a model, or an opset out of range.
         FileExistsError: ``folder`` exists and holds something, and ``overwrite`` is False, or it is not a bundle, or it
             is a mount point.
-        ExportError: a part that cannot be expressed in ONNX; names it.
+        ExportError: a model that a bundle has no place for, or a part that cannot be expressed in ONNX; names it.
         ExportVerificationError: the bundle does not compute what the model does.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
@@ -117,6 +118,29 @@ def _check_model(model: Any) -> None:
 
     if not isinstance(model, MultimodalVAE):
         raise TypeError(f"model is a {type(model).__name__}, expected a model of mmvae_fast.models")
+    if what := _beyond_a_bundle(model):
+        raise ExportError(
+            f"{type(model).__name__} {what}; so far a bundle holds models with one shared latent, the prior N(0, I) and a "
+            "Gaussian posterior fused of one expert a modality"
+        )
+
+
+def _beyond_a_bundle(model: MultimodalVAE) -> str | None:
+    """What a model has that the three graphs and their runtime have no place for; None if nothing."""
+    from mmvae_fast.models import MixturePosterior, MultimodalVAE
+    from mmvae_fast.models.priors import StandardNormal
+
+    if type(model).posterior is not MultimodalVAE.posterior:
+        return "needs more for its posterior than one expert a modality"
+    if any(size != model.latent_dim for size in model.network_dims.values()):
+        return "has latents of single modalities"
+    if not isinstance(model.prior, StandardNormal):
+        return f"has a {type(model.prior).__name__} prior"
+    nothing = [torch.zeros(1, model.latent_dim, dtype=model.dtype, device=model.device) for _ in model.modalities]
+    mask = torch.ones(1, len(nothing), dtype=torch.bool, device=model.device)
+    with torch.no_grad():
+        mixture = isinstance(model.fuse(nothing, [t.clone() for t in nothing], mask), MixturePosterior)
+    return "has a mixture for a posterior" if mixture else None
 
 
 def cpu_copy(model: MultimodalVAE) -> MultimodalVAE:
@@ -209,9 +233,9 @@ class _Fusion(nn.Module):
         self.model = model
 
     def forward(self, mu: Tensor, logvar: Tensor, mask: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
-        joint_mu, joint_logvar = self.model.fuse(list(mu.unbind(1)), list(logvar.unbind(1)), mask)[:2]
-        z = joint_mu + torch.exp(0.5 * joint_logvar) * eps
-        return z, joint_mu, joint_logvar, reference.gaussian_kl(joint_mu, joint_logvar)
+        q = self.model.fuse(list(mu.unbind(1)), list(logvar.unbind(1)), mask)
+        z = q.mu + torch.exp(0.5 * q.logvar) * eps
+        return z, q.mu, q.logvar, reference.gaussian_kl(q.mu, q.logvar)
 
 
 class _Decoder(nn.Module):

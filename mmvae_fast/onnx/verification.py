@@ -103,6 +103,8 @@ def _data(spec: ModalitySpec, rows: int, rng: np.random.Generator) -> np.ndarray
     shape = (rows, *spec.shape)
     if spec.dtype == "int64":
         return rng.integers(0, spec.vocabulary_size, shape)
+    if spec.kind == "counts":
+        return rng.poisson(3.0, shape).astype(np.float32)
     return (rng.random(shape) if spec.likelihood == "bernoulli" else rng.standard_normal(shape)).astype(np.float32)
 
 
@@ -161,7 +163,8 @@ def _compare_fusion(runtime: Runtime, model: MultimodalVAE, record: Record, rng:
         mu, logvar = _normal(rng, rows, count, dim), _normal(rng, rows, count, dim)
         mu[~mask] = logvar[~mask] = np.nan
         mus, logvars = (list(torch.from_numpy(t).unbind(1)) for t in (mu, logvar))
-        expected_mu, expected_logvar = model.fuse(mus, logvars, torch.from_numpy(mask))[:2]
+        fused = model.fuse(mus, logvars, torch.from_numpy(mask))
+        expected_mu, expected_logvar = fused.mu, fused.logvar
         expected_kl = functional.gaussian_kl(expected_mu, expected_logvar)
         for samples in _SAMPLES if rows <= _ROWS else (1,):
             eps = _normal(rng, samples, rows, dim)

@@ -31,6 +31,7 @@ def fit(
     batch_size: int = 64,
     lr: float = 1e-3,
     warmup_epochs: float | None = None,
+    first_stage_epochs: int | None = None,
     validation: Data | None = None,
     out: str | os.PathLike | None = None,
     seed: int = 0,
@@ -54,7 +55,10 @@ def fit(
             keys of what a row lacks may be left out, or be None.
         epochs: how many in total; a continued run does what is missing.
         warmup_epochs: the weight of the KL divergence rises linearly, step by step, from 0 to the model's beta over so
-            many epochs; 0 for none, None for the first third of ``epochs``.
+            many epochs; 0 for none, None for the first third of ``epochs``, or of the first stage.
+        first_stage_epochs: of a model that is trained in two stages (TELBO, JNF): how many epochs the first one takes,
+            None for half. The second one takes the rest, with a new optimizer and a ``best/`` of its own; the model
+            stays in it afterwards, what the first one trained frozen, until ``model.start_stage(1)``.
         validation: data to evaluate after every epoch, at full beta and with the same noise each time.
         out: a folder for ``last/`` (after every epoch), ``best/`` (lowest validation loss, else lowest training loss,
             once warmed up) and ``history.json``. Both are model folders for ``MultimodalVAE.load``, and hold what it
@@ -73,8 +77,9 @@ def fit(
         callbacks: more Lightning callbacks.
 
     Returns:
-        one dict an epoch: "epoch", then "loss", "elbo", "kl" and "ll_<modality>" as means over rows in nats (of the
-        training steps, so at the beta and the weights they had), and the same with "val_" before it.
+        one dict an epoch: "epoch" (and "stage", of a model with two), then "loss", "elbo", "kl" and "ll_<modality>" as
+        means over rows in nats (of the training steps, so at the beta and the weights they had), and the same with
+        "val_" before it.
 
     Raises:
         ValueError, TypeError: arguments or data that cannot be; a checkpoint of another model, other settings or data.
@@ -85,6 +90,7 @@ def fit(
         ImportError: without the ``train`` extra.
     """
     _check(model, epochs, batch_size, lr, warmup_epochs, seed, resume, gradient_clip)
+    _check_stages(model, epochs, first_stage_epochs)
     rows = count_rows("data", model, data)
     validation_rows = 0 if validation is None else count_rows("validation", model, validation)
     require("lightning.pytorch", extra="train")
@@ -92,6 +98,8 @@ def fit(
 
     settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "lr": lr, "warmup_epochs": warmup_epochs}
     settings |= {"gradient_clip": gradient_clip, "rows": rows, "validation_rows": validation_rows}
+    if model.stages > 1:
+        settings["first_stage_epochs"] = first_stage_epochs
     folder = None if out is None else Path(out)
     if folder is not None:
         settings |= fingerprint("data", data) | fingerprint("validation", validation)
@@ -171,12 +179,15 @@ def _start(
             raise ValueError(f"resume is True, but there is no checkpoint in {out}")
         if out is not None:
             checkpoints.start_over(out)
+        if "first_stage_epochs" in settings and settings["first_stage_epochs"] is None:
+            settings["first_stage_epochs"] = epochs // 2
         if settings["warmup_epochs"] is None:
-            settings["warmup_epochs"] = epochs // 3
+            settings["warmup_epochs"] = settings.get("first_stage_epochs", epochs) // 3
         return checkpoints.Progress(settings), {}
     state, tensors = found
-    if settings["warmup_epochs"] is None:
-        settings["warmup_epochs"] = state.settings.get("warmup_epochs")
+    for name in ("warmup_epochs", "first_stage_epochs"):
+        if name in settings and settings[name] is None:
+            settings[name] = state.settings.get(name)
     differences = [
         f"{name} was {state.settings.get(name)!r}, now {value!r}"
         for name, value in {**dict.fromkeys(state.settings), **settings}.items()
@@ -238,6 +249,15 @@ def _check(
         raise ValueError(f"warmup_epochs is {warmup_epochs!r}, expected a number, 0 or more, or None")
     if resume not in (True, False, "auto"):
         raise ValueError(f"resume is {resume!r}, expected True, False or 'auto'")
+
+
+def _check_stages(model: MultimodalVAE, epochs: int, first_stage_epochs: Any) -> None:
+    if first_stage_epochs is None:
+        return
+    if model.stages == 1:
+        raise ValueError(f"first_stage_epochs is {first_stage_epochs!r}, but a {type(model).__name__} has one stage")
+    if type(first_stage_epochs) is not int or not 0 <= first_stage_epochs <= epochs:
+        raise ValueError(f"first_stage_epochs is {first_stage_epochs!r}, expected 0 to {epochs}, the number of epochs")
 
 
 def _is_number(value: Any) -> bool:

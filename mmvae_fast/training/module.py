@@ -74,6 +74,16 @@ class TrainingModule(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         seed_all(derive(self.progress.settings["seed"], "epoch", self.progress.epoch))
         self.train_means, self.validation_means = Means(), Means()
+        if self.model.stages > 1:
+            self._enter_stage()
+
+    def _enter_stage(self) -> None:
+        """That of this epoch. The first epoch of the second forgets what the optimizer knows, and what was best."""
+        first = self.progress.settings["first_stage_epochs"]
+        self.model.start_stage(1 if self.progress.epoch < first else 2)
+        if self.progress.epoch == first:
+            self.trainer.optimizers[0].state.clear()
+            self.progress.best_loss = None
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, mask = split_mask(batch)
@@ -90,7 +100,10 @@ class TrainingModule(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         progress = self.progress
-        record: dict[str, float] = {"epoch": progress.epoch + 1, **self.train_means.read()}
+        record: dict[str, float] = {"epoch": progress.epoch + 1}
+        if self.model.stages > 1:
+            record["stage"] = self.model.stage
+        record |= self.train_means.read()
         record |= {f"val_{name}": value for name, value in self.validation_means.read().items()}
         bad = [name for name, value in record.items() if not math.isfinite(value)]
         if bad:

@@ -4,9 +4,38 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Audio, Image, Text, Vector
-from mmvae_fast.models import MVAE, MoPoE
+from mmvae_fast.models import (
+    CMVAE,
+    CRMVAE,
+    CVAE,
+    DMVAE,
+    JMVAE,
+    JNF,
+    MCVAE,
+    MHVAE,
+    MMJSD,
+    MMVAE,
+    MVAE,
+    MVTCAE,
+    TELBO,
+    FusedVAE,
+    MMVAEPlus,
+    MoPoE,
+    Nexus,
+    WeightedPoE,
+)
 
 ROWS = 6
+SUBSETS = [["image"], ["text", "vector"], ["image", "text", "audio"], ["audio"]]
+NEXUS = {
+    "modality_dim": {"image": 3, "text": 2, "audio": 5, "vector": 4},
+    "message_dim": 6,
+    "hidden": (7,),
+    "gamma": {"image": 1.0, "text": 0.5, "audio": 2.0, "vector": 1.0},
+    "scale": 0.8,
+    "dropout": 0.5,
+}
+PRIVATE = {"image": 3, "text": 0, "audio": 1, "vector": 2}
 
 
 def modalities():
@@ -18,10 +47,51 @@ def modalities():
     }
 
 
+JOINT = {"joint_hidden": (7,)}
+FLOWS = {**JOINT, "flow_hidden": (8,), "hmc_steps": 2, "hmc_leapfrogs": 2}
+
+
+def second_stage(model):
+    model.start_stage(2)
+    return model
+
+
 MODELS = {
     "MVAE": lambda **o: MVAE(modalities(), 5, **o),
     "MVAE+2": lambda **o: MVAE(modalities(), 5, n_random_subsets=2, **o),
     "MoPoE": lambda **o: MoPoE(modalities(), 5, **o),
+    "MVTCAE": lambda **o: MVTCAE(modalities(), 5, **o),
+    "MMVAE": lambda **o: MMVAE(modalities(), 5, n_samples=3, **o),
+    "MMVAE tight": lambda **o: MMVAE(modalities(), 5, n_samples=3, tight=True, **o),
+    "MMVAE iwae": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="iwae", family="normal", **o),
+    "MMVAE iwae tight": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="iwae", tight=True, **o),
+    "WeightedPoE": lambda **o: WeightedPoE(modalities(), 5, **o),
+    "moments": lambda **o: FusedVAE(modalities(), 5, fusion="moments", **o),
+    "MoPoE private": lambda **o: MoPoE(modalities(), 5, private_dim=PRIVATE, beta_private=0.6, **o),
+    "MMVAE+": lambda **o: MMVAEPlus(modalities(), 5, n_samples=3, private_dim=PRIVATE, **o),
+    "MMVAE+ iwae": lambda **o: MMVAEPlus(
+        modalities(), 5, n_samples=3, estimator="iwae", family="normal", learned_prior=True, **o
+    ),
+    "CMVAE": lambda **o: CMVAE(modalities(), 5, n_samples=3, n_clusters=4, private_dim=PRIVATE, **o),
+    "CMVAE iwae": lambda **o: CMVAE(
+        modalities(), 5, n_samples=3, n_clusters=4, learned_scale=True, estimator="iwae", private_dim=2, **o
+    ),
+    "DMVAE": lambda **o: DMVAE(modalities(), 5, private_dim=PRIVATE, **o),
+    "wasserstein": lambda **o: FusedVAE(modalities(), 5, fusion="wasserstein", **o),
+    "MMJSD": lambda **o: MMJSD(modalities(), 5, **o),
+    "MCVAE": lambda **o: MCVAE(modalities(), 5, **o),
+    "MCVAE sparse": lambda **o: MCVAE(modalities(), 5, sparse=True, **o),
+    "CRMVAE": lambda **o: CRMVAE(modalities(), 5, **o),
+    "MHVAE": lambda **o: MHVAE(modalities(), 5, hidden=(6,), **o),
+    "MHVAE subsets": lambda **o: MHVAE(modalities(), 5, levels=2, hidden=(), subsets=SUBSETS, **o),
+    "Nexus": lambda **o: Nexus(modalities(), 5, **{**NEXUS, **o}),
+    "JMVAE": lambda **o: JMVAE(modalities(), 5, **JOINT, **o),
+    "JMVAE shared": lambda **o: JMVAE(modalities(), 5, share_encoders=True, **JOINT, **o),
+    "TELBO": lambda **o: TELBO(modalities(), 5, **JOINT, **o),
+    "TELBO 2": lambda **o: second_stage(TELBO(modalities(), 5, **JOINT, **o)),
+    "JNF": lambda **o: JNF(modalities(), 5, **FLOWS, **o),
+    "JNF 2": lambda **o: second_stage(JNF(modalities(), 5, **FLOWS, **o)),
+    "CVAE": lambda **o: CVAE(modalities(), 5, condition=["vector"], context_dim=3, **JOINT, **o),
 }
 
 
@@ -58,3 +128,8 @@ def mask():
     """Some of everything: a complete row, an empty one, single modalities, pairs."""
     rows = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0], [0, 0, 1, 0]]
     return torch.tensor(rows, dtype=torch.bool)
+
+
+def moments(posterior):
+    """Mean and log-variance, [B, D] each, of whatever encode returns."""
+    return posterior.mu, posterior.logvar

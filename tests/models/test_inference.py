@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from mmvae_fast.modalities import Vector
-from mmvae_fast.models import MVAE, MoPoE, MultimodalVAE, Posterior
+from mmvae_fast.models import CVAE, MHVAE, MVAE, MixturePosterior, MoPoE, MultimodalVAE, Nexus, Posterior
 
 
 def test_encode_is_the_models_product_of_experts(model, batch, mask):
+    if not isinstance(model, (MVAE, MoPoE)):
+        pytest.skip("fused otherwise: the naive losses have it")
     mus, logvars, observed = model.encode_experts(batch, mask)
     assert torch.equal(observed, mask)
     mu, logvar = model.encode(batch, mask)
@@ -24,11 +26,14 @@ def test_encode_is_the_models_product_of_experts(model, batch, mask):
 
 
 def test_encode_experts_are_the_encoders_outputs(model, batch):
+    if getattr(model, "sparse", False):
+        pytest.skip("its experts' variances are tied to their means")
     del batch["text"]
     mus, logvars, mask = model.encode_experts(batch)
     assert mask.tolist() == [[True, False, True, True]] * 6
     assert torch.count_nonzero(mus[1]) == torch.count_nonzero(logvars[1]) == 0
-    torch.testing.assert_close((mus[2], logvars[2]), tuple(model.encoders["audio"](batch["audio"])))
+    mu, logvar = model.encoders["audio"](batch["audio"])
+    torch.testing.assert_close((mus[2], logvars[2]), (mu[:, :5], logvar[:, :5]))  # private dimensions come behind
 
 
 def test_posterior_samples_have_its_moments_and_its_gradient():
@@ -57,18 +62,28 @@ def test_decode_takes_any_leading_shape(model, leading):
 def test_decode_is_the_prediction_of_its_parameters(model):
     z = torch.randn(3, 5, dtype=torch.float64)
     params, decoded = model.decode(z, params=True), model.decode(z)
-    for name, modality in model.modalities.items():
-        torch.testing.assert_close(decoded[name], modality.predict(params[name]))
-        torch.testing.assert_close(params[name], model.decoders[name](z))
+    if isinstance(model, CVAE):  # its decoders take a condition as well: none here
+        z = torch.cat([z, torch.zeros(3, 3, dtype=torch.float64)], -1)
+    assert list(decoded) == list(model.decoders)
+    for name in decoded:
+        latent = z if isinstance(model, CVAE) else model._latent_for(name, z)
+        torch.testing.assert_close(decoded[name], model.modalities[name].predict(params[name]))
+        torch.testing.assert_close(params[name], model.decoders[name](latent))
 
 
 def test_reconstruct_and_translate_decode_the_posterior_mean(model, batch, mask):
-    z = model.encode(batch, mask).mu
-    torch.testing.assert_close(model.reconstruct(batch, mask), {n: x.detach() for n, x in model.decode(z).items()})
+    if isinstance(model, Nexus):
+        pytest.skip("an observed modality is reconstructed from its own latent: see test_nexus")
+    if isinstance(model, CVAE):
+        batch.pop("vector")  # its condition, which decode would have to be told: see its own tests
+        mask = mask & torch.tensor([True, True, True, False])
+    z = model.encode(batch, mask).point
+    if not any(model.private_dims.values()):  # else see test_private.py
+        torch.testing.assert_close(model.reconstruct(batch, mask), {n: x.detach() for n, x in model.decode(z).items()})
     assert list(model.reconstruct(batch, to="audio")) == ["audio"]
     only_text = {"text": batch["text"]}
     image = model.translate(only_text, "image")
-    torch.testing.assert_close(image, model.decode(model.encode(only_text).mu)["image"].detach())
+    torch.testing.assert_close(image, model.decode(model.encode(only_text).point)["image"].detach())
     assert not image.requires_grad
 
 
@@ -85,9 +100,12 @@ def test_samples_are_decoded_normals(model):
 
 
 def test_gradients_flow_through_encode_and_decode(model, batch):
+    if model.stage == 2:
+        pytest.skip("the posterior of complete rows is frozen")
     z = model.encode(batch).sample(seed=1)
     model.decode(z, "audio", params=True)["audio"].sum().backward()
-    assert all(p.grad is not None for p in model.encoders.parameters())
+    networks = getattr(model, "joint", model.encoders)  # a joint encoder is the posterior where all is observed
+    assert all(p.grad is not None for p in networks.parameters())
 
 
 def test_mode_and_gradient_switches_are_left_alone(model, batch):
@@ -162,10 +180,21 @@ def test_log_likelihood_depends_on_seed_but_not_on_chunk(model, batch, mask):
 
 
 def test_log_likelihood_of_one_sample_is_the_log_weight(model, batch):
+    if isinstance(model, (MHVAE, Nexus)):
+        pytest.skip("its weight is that of a hierarchy of latents: see its own tests")
+    if isinstance(model, CVAE):
+        pytest.skip("given a condition: see its own tests")
+    if any(model.private_dims.values()):
+        pytest.skip("it has private latents: test_private.py computes it with them")
     q = model.encode(batch)
     z = q.sample(seed=9)
-    log_q = torch.distributions.Normal(q.mu, (q.logvar / 2).exp()).log_prob(z).sum(-1)
-    log_prior = -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+    kind = torch.distributions.Laplace if getattr(model, "family", "") == "laplace" else torch.distributions.Normal
+    if isinstance(q, MixturePosterior):
+        densities = [kind(m, (v / 2).exp()).log_prob(z).sum(-1) for m, v in zip(q.mus, q.logvars, strict=True)]
+        log_q = torch.stack(densities).logsumexp(0) - math.log(4)
+    else:
+        log_q = kind(q.mu, (q.logvar / 2).exp()).log_prob(z).sum(-1)
+    log_prior = kind(0.0, 1.0).log_prob(z).sum(-1)
     params = model.decode(z, params=True)
     score = sum(m.log_likelihood(batch[n], params[n]) for n, m in model.modalities.items())
     expected = (score + log_prior - log_q).detach()

@@ -5,109 +5,13 @@ import math
 
 import pytest
 import torch
+from conftest import moments
+from naive import naive_loss
 
-from mmvae_fast.models import MVAE, MoPoE
-from mmvae_fast.models.mvae import _branch
-from mmvae_fast.reference import choose_component, philox_normal, seed_tensor
+from mmvae_fast.models import JNF, MHVAE, MMVAE, MVAE, MoPoE, Nexus
+from mmvae_fast.reference import seed_tensor
 
 SEED = 11
-
-
-def product(mus, logvars, prior):
-    precision = sum(torch.exp(-lv) for lv in logvars) + (1.0 if prior else 0.0)
-    return sum(torch.exp(-lv) * m for m, lv in zip(mus, logvars, strict=True)) / precision, -torch.log(precision)
-
-
-def kl_to_prior(mu, logvar):
-    return sum(0.5 * (m * m + torch.exp(lv) - 1 - lv) for m, lv in zip(mu, logvar, strict=True))
-
-
-def log_p(modality, x, params):
-    """One sample, one number at a time."""
-    total = torch.zeros((), dtype=torch.float64)
-    if modality.likelihood == "categorical":
-        for token, logits in zip(x.tolist(), params, strict=True):
-            total = total + logits[token] - torch.log(torch.exp(logits).sum())
-        return total
-    for value, p in zip(x.flatten().tolist(), params.flatten(), strict=True):
-        if modality.likelihood == "bernoulli":
-            q = 1 / (1 + torch.exp(-p))
-            total = total + value * torch.log(q) + (1 - value) * torch.log(1 - q)
-        elif modality.likelihood == "normal":
-            s = modality.scale
-            total = total - 0.5 * ((value - p) / s) ** 2 - math.log(s * math.sqrt(2 * math.pi))
-        else:
-            total = total - torch.abs(value - p) / modality.scale - math.log(2 * modality.scale)
-    return total
-
-
-def experts_of_row(model, batch, row, observed):
-    """Encoders see the one row only."""
-    return {m: [t[0] for t in model.encoders[m](batch[m][row : row + 1])] for m in observed}
-
-
-def decode_row(model, name, z):
-    return model.decoders[name](z[None])[0]
-
-
-def naive_mopoe(model, batch, mask, seed):
-    names = list(model.modalities)
-    rows = mask.shape[0]
-    eps = philox_normal(seed, rows, model.latent_dim, dtype=torch.float64)
-    loss, kl_mean, ll_mean = 0.0, 0.0, dict.fromkeys(names, 0.0)
-    for b in range(rows):
-        observed = [n for i, n in enumerate(names) if mask[b, i]]
-        if not observed:
-            continue
-        experts = experts_of_row(model, batch, b, observed)
-        # counting order of bitmasks, bit i = i-th modality
-        subsets = [[n for i, n in enumerate(names) if s >> i & 1] for s in range(1, 2 ** len(names))]
-        posteriors = [
-            product([experts[n][0] for n in s], [experts[n][1] for n in s], prior=len(s) == len(names))
-            for s in subsets
-            if set(s) <= set(observed)
-        ]
-        kl = sum(kl_to_prior(*q) for q in posteriors) / len(posteriors)
-        n_available = torch.full((rows,), len(posteriors))
-        mu, logvar = posteriors[int(choose_component(seed, n_available)[b])]
-        z = mu + torch.exp(logvar / 2) * eps[b]
-        loss = loss + model.beta * kl / rows
-        kl_mean = kl_mean + kl / rows
-        for n in observed:
-            ll = log_p(model.modalities[n], batch[n][b], decode_row(model, n, z))
-            loss = loss - model.likelihood_weights[n] * ll / rows
-            ll_mean[n] = ll_mean[n] + ll / rows
-    return loss, kl_mean, ll_mean
-
-
-def naive_mvae(model, batch, mask, seed):
-    names = list(model.modalities)
-    rows = mask.shape[0]
-    base = seed_tensor(seed)
-    sets = [(names, base)]
-    sets += [([n], _branch(base, 1 + i)) for i, n in enumerate(names)]
-    for i, row in enumerate(model._random_subsets(_branch(base, -1)).tolist()):
-        chosen = [n for n, there in zip(names, row, strict=True) if there]
-        sets.append((chosen, _branch(base, len(names) + 1 + i)))
-    assert len(sets) == 1 + len(names) + model.n_random_subsets
-    loss, kl_mean, ll_mean = 0.0, 0.0, dict.fromkeys(names, 0.0)
-    for k, (members, set_seed) in enumerate(sets):
-        eps = philox_normal(set_seed, rows, model.latent_dim, dtype=torch.float64)
-        for b in range(rows):
-            there = [n for i, n in enumerate(names) if mask[b, i] and n in members]
-            if not there:
-                continue
-            experts = experts_of_row(model, batch, b, there)
-            mu, logvar = product([experts[n][0] for n in there], [experts[n][1] for n in there], prior=True)
-            kl = kl_to_prior(mu, logvar)
-            z = mu + torch.exp(logvar / 2) * eps[b]
-            loss = loss + model.beta * kl / rows
-            kl_mean = kl_mean + (kl / rows if k == 0 else 0.0)
-            for n in there:
-                ll = log_p(model.modalities[n], batch[n][b], decode_row(model, n, z))
-                loss = loss - model.likelihood_weights[n] * ll / rows
-                ll_mean[n] = ll_mean[n] + (ll / rows if k == 0 else 0.0)
-    return loss, kl_mean, ll_mean
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -116,27 +20,31 @@ def test_loss_and_gradients_are_the_papers(make_model, batch, mask, masked):
     full = torch.ones_like(mask)
     output = model(batch, mask if masked else None, seed=SEED)
     output.loss.backward()
-    naive = naive_mvae if isinstance(model, MVAE) else naive_mopoe
-    loss, kl, ll = naive(twin, batch, mask if masked else full, SEED)
+    loss, kl, ll = naive_loss(twin, batch, mask if masked else full, SEED)
     loss.backward()
-    torch.testing.assert_close(output.loss, loss)
+    if getattr(model, "estimator", None) != "dreg":  # a surrogate, whose value says nothing
+        torch.testing.assert_close(output.loss, loss)
     torch.testing.assert_close(output.kl, kl.detach())
     for name, value in ll.items():
         torch.testing.assert_close(output.log_likelihood[name], value.detach())
     torch.testing.assert_close(output.elbo, sum(ll.values()).detach() - kl.detach())
     for (name, own), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        if own.grad is None and other.grad is None:
+            continue
         torch.testing.assert_close(own.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_beta_and_weights_enter_the_loss_only(make_model, batch):
     weights = {"image": 2.0, "text": 0.0, "audio": 0.5, "vector": 1.0}
     plain, weighted = make_model(), make_model(likelihood_weights=weights)
+    if isinstance(plain, JNF) and plain.stage == 2:
+        pytest.skip("its second stage has neither")
     a, b = plain(batch, seed=1), weighted(batch, seed=1)
     assert b.loss != a.loss
     torch.testing.assert_close(a[1:], b[1:])
     c = plain(batch, seed=1, beta=0.0)
     torch.testing.assert_close(a[1:], c[1:])
-    if isinstance(plain, MoPoE):
+    if isinstance(plain, MoPoE) and not any(plain.private_dims.values()):
         torch.testing.assert_close(
             b.loss.detach(), 1.7 * b.kl - sum(weights[m] * v for m, v in b.log_likelihood.items())
         )
@@ -173,6 +81,10 @@ class Constant(torch.nn.Module):
 @pytest.fixture
 def noiseless(make_model):
     model = make_model().eval()  # random subsets are noise, too
+    if isinstance(model, MMVAE) or (isinstance(model, JNF) and model.stage == 2):
+        pytest.skip("its divergence is an estimate from samples; the naive loss has it row by row")
+    if isinstance(model, (MHVAE, Nexus)):
+        pytest.skip("its divergence depends on the sampled latents above; the naive loss has it row by row")
     for name, modality in model.modalities.items():
         model.decoders[name] = Constant(modality.param_shape).double()
     return model
@@ -191,28 +103,28 @@ def test_order_of_rows_does_not_matter(noiseless, batch, mask):
 
 def test_order_of_modalities_does_not_matter(noiseless, batch, mask):
     names = ["vector", "image", "audio", "text"]
-    other = type(noiseless)({n: noiseless.modalities[n] for n in names}, 5, beta=1.7).double().eval()
-    other.encoders, other.decoders = noiseless.encoders, noiseless.decoders
+    other = type(noiseless)({n: noiseless.modalities[n] for n in names}, 5, **noiseless.options()).double().eval()
+    other.decoders = noiseless.decoders
+    other.load_state_dict(noiseless.state_dict())
     columns = [list(noiseless.modalities).index(n) for n in names]
     ours, theirs = noiseless(batch, mask), other(batch, mask[:, columns])
     torch.testing.assert_close(theirs.loss, ours.loss)
     torch.testing.assert_close(theirs.kl, ours.kl)
-    for a, b in zip(noiseless.encode(batch, mask), other.encode(batch, mask[:, columns]), strict=True):
-        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(moments(other.encode(batch, mask[:, columns])), moments(noiseless.encode(batch, mask)))
 
 
 def test_one_modality_is_an_ordinary_vae(batch):
     """With M = 1 the prior is in the full product; MVAE must not count its single ELBO twice."""
     from mmvae_fast.modalities import Vector
 
-    for cls, naive in ((MVAE, naive_mvae), (MoPoE, naive_mopoe)):
+    for cls in (MVAE, MoPoE):
         torch.manual_seed(0)
         model = cls({"vector": Vector(4, hidden=(6,))}, 3).double()
         data = {"vector": batch["vector"]}
         output = model(data, seed=2)
         torch.testing.assert_close(output.loss.detach(), -output.elbo)
         if cls is MoPoE:
-            loss, _, _ = naive(model, data, torch.ones(6, 1, dtype=torch.bool), 2)
+            loss, _, _ = naive_loss(model, data, torch.ones(6, 1, dtype=torch.bool), 2)
             torch.testing.assert_close(output.loss, loss)
 
 
@@ -240,9 +152,9 @@ def test_compiles_into_one_graph(model, batch, mask):
     chosen = {"text": mask[:, 1]}  # with and without a mask, in one
     expected = model(batch, chosen, seed=SEED)
     expected.loss.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     output = compiled(batch, chosen, seed=SEED)
     output.loss.backward()
     torch.testing.assert_close(output, expected)
-    torch.testing.assert_close({name: p.grad for name, p in model.named_parameters()}, gradients)
+    torch.testing.assert_close({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, gradients)

@@ -1,0 +1,41 @@
+"""What models with latents above latents share: network sizes, and draws whose Gaussian differs by sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmvae_fast import functional
+from mmvae_fast.models.outputs import Posterior
+
+
+def checked_sizes(what: str, sizes: Sequence[int]) -> list[int]:
+    """Of the layers of a network."""
+    for size in sizes:
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{what} has a size of {size!r}, expected a positive integer")
+    return list(sizes)
+
+
+def noise(rows: int, dim: int, n_samples: int, seed: Tensor, dtype: torch.dtype) -> Tensor:
+    """N(0, I) noise [n_samples, rows, dim] (float32 for half types); one depends on seed, sample and row alone."""
+    zero = torch.zeros(rows, dim, dtype=torch.promote_types(dtype, torch.float32), device=seed.device)
+    return functional.reparameterize(zero, zero, n_samples, seed=seed)
+
+
+def at(q: Posterior, eps: Tensor) -> Tensor:
+    """The draw of q [..., B, D] that noise [..., B, D] makes."""
+    return (q.mu + torch.exp(0.5 * q.logvar) * eps).to(q.mu.dtype)
+
+
+def log_density_at(q: Posterior, eps: Tensor) -> Tensor:
+    """log q of that draw, [..., B]; from the noise, because a peaked Gaussian's cannot be had back from z - mu."""
+    return -0.5 * (eps.square() + q.logvar + math.log(2 * math.pi)).sum(-1)
+
+
+def log_density(q: Posterior, z: Tensor) -> Tensor:
+    """log q(z), [..., B]."""
+    return -0.5 * ((z - q.mu).square() * torch.exp(-q.logvar) + q.logvar + math.log(2 * math.pi)).sum(-1)

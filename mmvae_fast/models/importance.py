@@ -1,0 +1,55 @@
+"""Importance-weighted bounds and their gradient estimators, for log weights lw_k = log p(x, z_k) - log q(z_k)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+NEGLIGIBLE = 1e-30  # weights below are exact zeros: subnormal gradients slow every decoder they pass through
+
+
+def iwae(log_weights: Tensor, counted: Tensor | None = None) -> Tensor:
+    """log (1/K) sum_k e^lw_k over the first dimension: [K, ...] -> [...].
+
+    ``counted`` bool [K, ...]: the others are no samples, and K is how many are; 0 where none is.
+
+    Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2016, equation 8.
+    """
+    if counted is None:
+        return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
+    some = counted.any(0)
+    counted = counted | ~some  # the sum over nothing is -inf, and its gradient NaN
+    total = torch.where(counted, log_weights, -torch.inf).logsumexp(0)
+    return torch.where(some, total - counted.sum(0).to(total.dtype).log(), 0.0)
+
+
+def normalized(log_weights: Tensor, counted: Tensor | None = None) -> Tensor:
+    """e^lw_k over their sum over the first dimension, as constants: [K, ...]; 0 where not ``counted``."""
+    logits = log_weights.detach()
+    if counted is not None:
+        logits = torch.where(counted | ~counted.any(0), logits, -torch.inf)
+    w = torch.softmax(logits, 0)
+    w = torch.where(w < NEGLIGIBLE, 0.0, w)
+    return w if counted is None else torch.where(counted, w, 0.0)
+
+
+def weigh_gradient(z: Tensor, weights: Tensor) -> None:
+    """From here on the gradient that z [..., D] receives is multiplied by weights [...]."""
+    if z.requires_grad:
+        z.register_hook(lambda gradient: gradient * weights.unsqueeze(-1).to(gradient.dtype))
+
+
+def dreg(log_weights: Tensor, z: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The doubly reparameterised surrogate of :func:`iwae`: [K, ...] -> [...], sum_k w_k lw_k with constant w_k.
+
+    Its value is not the bound's; its gradient is, in expectation, with less noise: w_k for the decoders, w_k^2 for the
+    encoders, where log q in the log weights has to have constant parameters. For that a hook multiplies the gradient
+    that z [K, ..., D] receives by w_k.
+
+    Source: Tucker et al., Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives, 2019, equation 8.
+    """
+    w = normalized(log_weights, counted)
+    weigh_gradient(z, w)
+    return (w * log_weights).sum(0)

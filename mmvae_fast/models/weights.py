@@ -1,0 +1,72 @@
+"""How much each modality's log-likelihood weighs in the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmvae_fast.modalities import Modality
+
+_BOUND = 4.0  # of a learned log weight: where log-likelihoods are densities above 1, nothing else would stop it
+
+
+class LikelihoodWeights(nn.Module):
+    """Called with log-likelihoods by modality (means over rows), gives their weighted sum.
+
+    Args:
+        weights: "none" (all 1); "dimension" (size of the largest modality over its own); numbers by modality; or
+            "learned": the sum over m of w_m ll_m + size_m / 2 log w_m, w_m a parameter from 1 on, kept in
+            [e^-4, e^4]: the likelihood at a temperature 1 / w_m, normalised as that of a Gaussian whose variance it
+            scales (Kendall, Gal & Cipolla, Multi-Task Learning Using Uncertainty, 2018, equation 7).
+    """
+
+    def __init__(self, weights: str | Mapping[str, float], modalities: Mapping[str, Modality]) -> None:
+        super().__init__()
+        self._option, self._sizes = weights, {name: m.size for name, m in modalities.items()}
+        self.fixed: dict[str, float] | None = None
+        if weights == "learned":
+            self.log_weights = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in modalities})
+        else:
+            self.fixed = _fixed(weights, modalities)
+
+    def __getitem__(self, name: str) -> float | Tensor:
+        return self._learned(name).exp() if self.fixed is None else self.fixed[name]
+
+    def forward(self, log_likelihood: Mapping[str, Tensor]) -> Tensor | float:
+        return sum(self[name] * ll for name, ll in log_likelihood.items()) + self.normalizer(log_likelihood)
+
+    def normalizer(self, names: Iterable[str]) -> Tensor | float:
+        """What learned weights are charged, for models that apply the weights themselves; 0 if they are not learned."""
+        if self.fixed is not None:
+            return 0.0
+        return sum(0.5 * self._sizes[name] * self._learned(name) for name in names)
+
+    def _learned(self, name: str) -> Tensor:
+        return _BOUND * torch.tanh(self.log_weights[name] / _BOUND)
+
+    def option(self) -> str | dict[str, float]:
+        """As JSON, what the constructor takes."""
+        return "learned" if self.fixed is None else dict(self.fixed)
+
+
+def _fixed(weights: Any, modalities: Mapping[str, Modality]) -> dict[str, float]:
+    if weights == "none":
+        return dict.fromkeys(modalities, 1.0)
+    if weights == "dimension":
+        largest = max(m.size for m in modalities.values())
+        return {name: largest / m.size for name, m in modalities.items()}
+    if not isinstance(weights, Mapping) or set(weights) != set(modalities):
+        raise ValueError(
+            f"likelihood_weights is {weights!r}, expected 'none', 'dimension', 'learned' or a number by name of "
+            f"{list(modalities)}"
+        )
+    for name, value in weights.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"likelihood weight of modality {name!r} is a {type(value).__name__}, expected a number")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"likelihood weight of modality {name!r} is {value}, expected a finite number, 0 or more")
+    return {name: float(weights[name]) for name in modalities}
