@@ -120,8 +120,8 @@ def _check_model(model: Any) -> None:
         raise TypeError(f"model is a {type(model).__name__}, expected a model of mmvae_fast.models")
     if what := _beyond_a_bundle(model):
         raise ExportError(
-            f"{type(model).__name__} {what}; so far a bundle holds models with one shared latent, the prior N(0, I) and a "
-            "Gaussian posterior fused of one expert a modality"
+            f"{type(model).__name__} {what}; so far a bundle holds models with one shared latent, the prior N(0, I) "
+            "and a Gaussian posterior fused of one expert a modality"
         )
 
 
