@@ -86,7 +86,7 @@ def judge(build: Build, splits: data.DemoSet, judges: dict, epochs: int, seed: i
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.digits", description=__doc__)
     parser.add_argument("--models", help="comma separated names")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--markdown", type=Path, help=f"also write the table, e.g. to {RESULTS.name}")
     options = parser.parse_args(arguments)
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 PAGE = """# The models on the embedded digits
 
-Written by `make bench-models` ({epochs} epochs, {seeds} seed(s), {dim} latent dimensions): image, caption and tone of a
+Written by `make bench-digits` ({epochs} epochs, {seeds} seed(s), {dim} latent dimensions): image, caption and tone of a
 digit, the same small networks for all, likelihoods weighted by dimension, otherwise each class's own defaults.
 
 Coherence on 360 held-out rows is the share of decoded posterior means that show the right digit: from one modality to

@@ -1,0 +1,118 @@
+"""What every model's own work adds to a training step: its time over its networks and optimiser alone.
+
+    python -m benchmarks.models                              all models, tiny, mlp and conv networks (see training.py)
+    python -m benchmarks.models --models MVAE,MoPoE --networks tiny
+
+Five modalities, 64 rows, fused Adam in both. "Alone" replays exactly the calls of networks that the step made, on the
+same inputs, with gradients handed to their outputs: encoders, decoders, and what else a model has (joint encoders,
+messages, flows).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from benchmarks.targets import EXPERTS, TRAINING_STEP
+from benchmarks.timing import Call, interleaved
+from benchmarks.training import NETWORKS, ROWS
+from mmvae_fast import models
+from mmvae_fast.training.numerics import flushed_denormals
+
+Build = Callable[[dict, int], models.MultimodalVAE]
+
+MODELS: dict[str, Build] = {
+    "MVAE": models.MVAE,
+    "WeightedPoE": models.WeightedPoE,
+    "MMVAE, K=10": models.MMVAE,
+    "MoPoE": models.MoPoE,
+    "MMJSD": models.MMJSD,
+    "MVTCAE": models.MVTCAE,
+    "MCVAE": models.MCVAE,
+    "CRMVAE": models.CRMVAE,
+    "JMVAE": models.JMVAE,
+    "MMVAEPlus, K=1": lambda m, d: models.MMVAEPlus(m, d, n_samples=1, private_dim=0),
+    "DMVAE": lambda m, d: models.DMVAE(m, d, private_dim=0),
+    "Nexus": models.Nexus,
+}
+_OWN = {"fusion", "prior", "private_priors", "likelihood_weights"}  # the model's own work, not networks
+
+
+def networks(model: nn.Module) -> Iterator[nn.Module]:
+    """What the model is built around: encoders, decoders, and any other networks it has."""
+    for name, child in model.named_children():
+        if name not in _OWN:
+            yield from child.children() if isinstance(child, (nn.ModuleDict, nn.ModuleList)) else [child]
+
+
+def _leaf(x: Any) -> Any:
+    return x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
+
+
+def steps(build: Build, kind: str) -> dict[str, Call]:
+    """A step of the model, and of its networks alone."""
+    torch.manual_seed(0)
+    made = [NETWORKS[kind]() for _ in range(EXPERTS)]
+    model = build({f"m{i}": modality for i, (modality, _) in enumerate(made)}, made[0][1])
+    batch = {name: torch.rand(ROWS, *modality.shape) for name, modality in model.modalities.items()}
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    calls: list[tuple[nn.Module, tuple, dict, list[Tensor]]] = []
+
+    def record(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        grads = [torch.randn_like(t) for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
+        calls.append((module, tree_map(_leaf, args), tree_map(_leaf, kwargs), grads))
+
+    hooks = [network.register_forward_hook(record, with_kwargs=True) for network in networks(model)]
+    model(batch)
+    for hook in hooks:
+        hook.remove()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(batch).loss.backward()
+        optimizer.step()
+
+    def alone() -> None:
+        optimizer.zero_grad()
+        outputs, grads = [], []
+        for module, args, kwargs, of_outputs in calls:
+            result = tree_leaves(module(*args, **kwargs))
+            outputs += [t for t in result if isinstance(t, Tensor) and t.requires_grad]
+            grads += of_outputs
+        torch.autograd.backward(outputs, grads)
+        optimizer.step()
+
+    return {"step": step, "networks": alone}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__)
+    parser.add_argument("--models", help="comma separated names")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="some of tiny,mlp,conv")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    options = parser.parse_args(arguments)
+    kinds = options.networks.split(",")
+    limits = [f"{kind} <= {TRAINING_STEP[kind].must}" for kind in kinds]
+    print(f"A step over its networks and optimiser alone, 1 thread; must: {', '.join(limits)}")
+    print(f"| model | {' | '.join(kinds)} |\n|---|{'--:|' * len(kinds)}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with flushed_denormals():
+            for name in MODELS if options.models is None else options.models.split(","):
+                ratios = []
+                for kind in kinds:
+                    times = interleaved(steps(MODELS[name], kind), seconds=options.seconds, rounds=9)
+                    ratios.append(times["step"] / times["networks"])
+                print(f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |", flush=True)
+    finally:
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    main()
