@@ -226,8 +226,13 @@ class MultimodalVAE(nn.Module, ABC):
         seed: int | Tensor | None = None,
         to: str | Sequence[str] | None = None,
         z: Tensor | None = None,
+        prior: Any = None,
     ) -> dict[str, Tensor]:
-        """Generate ``n`` samples of the prior, or from your own latents ``z`` [..., D], decoded."""
+        """Generate ``n`` samples of the prior, or from your own latents ``z`` [..., D], decoded.
+
+        ``prior``: draw from it instead of the model's own: anything with ``sample(n, seed)`` -> [n, D], such as
+        :func:`mmvae_fast.models.samplers.fit_sampler` makes.
+        """
         if (n is None) == (z is None):
             raise ValueError("sample: pass either n, the number of prior samples, or z, latents to decode")
         names = self._names(to)
@@ -236,7 +241,7 @@ class MultimodalVAE(nn.Module, ABC):
         if type(n) is not int or n < 0:
             raise ValueError(f"sample: n is {n!r}, expected 0 or more")
         seed = seed_tensor(seed, device=self.device)
-        z = self.prior.sample(n, seed).to(self.dtype)
+        z = (self.prior if prior is None else prior).sample(n, seed).to(self.dtype)
         latents = {name: self.with_prior_private(name, z, seed) for name in names}
         return {name: self.modalities[name].predict(self._decode(name, of)) for name, of in latents.items()}
 

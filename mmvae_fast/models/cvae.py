@@ -179,6 +179,7 @@ class CVAE(MultimodalVAE):
         seed: int | Tensor | None = None,
         to: str | Sequence[str] | None = None,
         z: Tensor | None = None,
+        prior: Any = None,
         condition: Mapping[str, Tensor] | None = None,
         mask: Mask = None,
     ) -> dict[str, Tensor]:
@@ -188,9 +189,12 @@ class CVAE(MultimodalVAE):
         if condition is None or z is not None or type(n) is not int or n < 0:
             if z is not None and n is None:
                 return self.decode(z, to, condition=condition, mask=mask)
-            return super().sample(n, seed=seed, to=to, z=z)  # says what is wrong, or samples without a condition
-        prior, _ = self._prior(condition, mask)
-        z = prior.sample(n, seed_tensor(seed, device=self.device)).to(self.dtype)
+            # says what is wrong, or samples without a condition
+            return super().sample(n, seed=seed, to=to, z=z, prior=prior)
+        if prior is not None:
+            raise ValueError("sample: pass either a condition, which has its own prior p(z | c), or prior")
+        own, _ = self._prior(condition, mask)
+        z = own.sample(n, seed_tensor(seed, device=self.device)).to(self.dtype)
         return self.decode(z, to, condition=condition, mask=mask)
 
     def with_prior_private(self, name: str, z: Tensor, seed: Tensor) -> Tensor:
