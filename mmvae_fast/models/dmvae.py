@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output
+from mmvae_fast.models.base import MultimodalVAE, mean, means, output
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output
@@ -86,5 +86,5 @@ class DMVAE(MultimodalVAE):
                 z = torch.cat([u, w], -1)
                 joint_kl, total_kl = joint_kl + mean(q.kl), total_kl + paid(q.kl)
             scores = torch.where(counted, self.score(batch, name, z), 0.0)
-            joint_ll[name], total_ll[name] = mean(scores[0].detach()), mean(scores.t())
-        return output(beta * total_kl - self.weighted(total_ll), joint_kl, joint_ll)
+            joint_ll[name], total_ll[name] = scores[0].detach(), scores.sum(0)
+        return output(beta * total_kl - self.weighted(means(total_ll)), joint_kl, means(joint_ll))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output
+from mmvae_fast.models.base import MultimodalVAE, mean, means, output
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output
@@ -91,9 +91,8 @@ class MVAE(MultimodalVAE):
             if random:
                 always = members.new_ones(1)
                 scores = torch.where(torch.cat([always, members[:, m], always])[:, None], scores, 0.0)
-            joint_scores[name] = mean(scores[0].detach())
-            total_scores[name] = mean(scores.t())
-        return output(beta * total_kl - self.weighted(total_scores), joint_kl, joint_scores)
+            joint_scores[name], total_scores[name] = scores[0].detach(), scores.sum(0)
+        return output(beta * total_kl - self.weighted(means(total_scores)), joint_kl, means(joint_scores))
 
     def _random_subsets(self, seed: Tensor) -> Tensor:
         """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device."""

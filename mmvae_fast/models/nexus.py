@@ -17,7 +17,7 @@ from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.modalities.networks import mlp
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import Latents, MultimodalVAE, mean, number, output
+from mmvae_fast.models.base import Latents, MultimodalVAE, mean, means, number, output
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.hierarchy import at, checked_sizes, log_density_at, noise
@@ -118,7 +118,7 @@ class Nexus(MultimodalVAE):
         def of_rows(name: str, values: Tensor) -> Tensor:
             return mean(torch.where(there[name], values, 0.0))
 
-        ll = {name: mean(score) for name, score in self.scores(batch, z).items()}
+        ll = means(self.scores(batch, z))
         fit = {name: of_rows(name, self._log_below(name, value, above)) for name, value in fixed.items()}
         kls = [mean(functional.gaussian_kl(*top))]
         kls += [of_rows(name, functional.gaussian_kl(*q)) for name, q in bottom.items()]

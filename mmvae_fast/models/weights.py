@@ -37,7 +37,9 @@ class LikelihoodWeights(nn.Module):
         return self._learned(name).exp() if self.fixed is None else self.fixed[name]
 
     def forward(self, log_likelihood: Mapping[str, Tensor]) -> Tensor | float:
-        return sum(self[name] * ll for name, ll in log_likelihood.items()) + self.normalizer(log_likelihood)
+        if self.fixed is None:
+            return sum(self[name] * ll for name, ll in log_likelihood.items()) + self.normalizer(log_likelihood)
+        return sum(ll if self.fixed[name] == 1 else self.fixed[name] * ll for name, ll in log_likelihood.items())
 
     def normalizer(self, names: Iterable[str]) -> Tensor | float:
         """What learned weights are charged, for models that apply the weights themselves; 0 if they are not learned."""
