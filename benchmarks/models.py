@@ -46,8 +46,13 @@ _OWN = {"fusion", "prior", "private_priors", "likelihood_weights"}  # the model'
 def networks(model: nn.Module) -> Iterator[nn.Module]:
     """What the model is built around: encoders, decoders, and any other networks it has."""
     for name, child in model.named_children():
-        if name not in _OWN:
-            yield from child.children() if isinstance(child, (nn.ModuleDict, nn.ModuleList)) else [child]
+        if name in _OWN:
+            continue
+        group = isinstance(child, (nn.ModuleDict, nn.ModuleList))
+        if group or type(child).__module__.startswith("mmvae_fast.models"):  # what holds networks, not one itself
+            yield from networks(child)
+        else:
+            yield child
 
 
 def _leaf(x: Any) -> Any:

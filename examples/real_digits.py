@@ -64,7 +64,8 @@ def read(folder: Path, split: str, rows: int, speech: dict[str, np.ndarray], tex
     """(data by modality, labels, text modality); the vocabulary is that of the training captions."""
     with open(folder / "pairs" / f"pairs_{split}.csv", newline="", encoding="utf-8") as file:
         pairs = list(csv.DictReader(file))[:rows]
-    captions = [row["caption"] for row in pairs]
+    # Last word first: of six ways to say it, the digit stands at the end, and a decoder predicts place by place.
+    captions = [" ".join(reversed(row["caption"].split())) for row in pairs]
     text = text or Text.from_sentences(captions, hidden=HIDDEN)
     images = read_idx(folder / "mnist" / f"{'train' if split == 'train' else 't10k'}-images-idx3-ubyte.gz")
     pen = np.loadtxt(folder / "pendigits" / f"pendigits_{split}.csv", delimiter=",", skiprows=_header(folder, split))

@@ -55,3 +55,19 @@ def test_drop_in_variants_agree(drop_in):
     for other in results[1:]:
         for a, e in zip(other, results[0], strict=True):
             torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-6)
+
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "pairs").is_dir(), reason="no real data in ../shared/data")
+@pytest.mark.parametrize("missing", ["0", "0.5"])
+def test_real_digits(missing, capsys):
+    """A few epochs on a part of the data, with half of every modality missing or nothing: far above chance."""
+    pytest.importorskip("librosa")
+    pytest.importorskip("lightning")
+    arguments = [str(REAL), "--models", "MoPoE", "--epochs", "8", "--rows", "2000", "--missing", missing]
+    means = load("real_digits").main(arguments)
+    assert means["MoPoE"] > 0.4
+    assert "MoPoE, 8 epochs" in capsys.readouterr().out
