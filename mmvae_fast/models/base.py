@@ -334,8 +334,17 @@ class MultimodalVAE(nn.Module, ABC):
             raise
 
     def _decode(self, name: str, z: Tensor) -> Tensor:
-        """Likelihood parameters [..., *param_shape] of latents [..., D + P], whatever leads, in one decoder call."""
+        """Likelihood parameters [..., *param_shape] of latents [..., D + P], whatever leads, in one decoder call.
+
+        But for many samples of a convolutional decoder on a CPU: the activations of all of them would be memory that
+        the system hands out page by page, which took as long as the convolutions. They go in parts, whole batches at a
+        time.
+        """
         flat = z if z.dim() == 2 else z.reshape(-1, z.shape[-1])
+        rows = z.shape[-2] if z.dim() > 2 else 0
+        if 0 < rows < _MANY_ROWS < flat.shape[0] and z.device.type == "cpu" and _convolutional(self.decoders[name]):
+            parts = [self._decode(name, part) for part in flat.split(_MANY_ROWS // rows * rows)]
+            return torch.cat(parts).reshape(*z.shape[:-1], *self.modalities[name].param_shape)
         params = self.decoders[name](flat)
         if not isinstance(params, Tensor):
             raise TypeError(
@@ -534,6 +543,13 @@ def draw(q: Posterior | MixturePosterior, n_samples: int, seed: Tensor) -> tuple
 def mean(values: Tensor) -> Tensor:
     """Mean over rows; 0, not NaN, if there are none."""
     return values.sum() / max(values.shape[0], 1)
+
+
+_MANY_ROWS = 512
+
+
+def _convolutional(network: nn.Module) -> bool:
+    return any(isinstance(part, nn.modules.conv._ConvNd) for part in network.modules())
 
 
 def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

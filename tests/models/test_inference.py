@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvae_fast.modalities import Vector
+from mmvae_fast.modalities import Image, Vector
 from mmvae_fast.models import CVAE, MHVAE, MVAE, MixturePosterior, MoPoE, MultimodalVAE, Nexus, Posterior
 
 
@@ -261,3 +261,19 @@ def test_half_and_single_precision_models(make_model, batch):
 def test_the_base_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         MultimodalVAE({"v": Vector(2)}, 2)
+
+
+def test_many_samples_of_a_convolutional_decoder_are_decoded_in_parts():
+    """Whole batches at a time, which batch norm sees; the same result and gradients."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 12), nn.Unflatten(-1, (3, 2, 2)), nn.Conv2d(3, 1, 1)).double()
+    model = MVAE({"image": Image((1, 2, 2), decoder=network)}, 2).double()
+    z = torch.randn(20, 100, 2, dtype=torch.float64, requires_grad=True)
+    sizes = []
+    network.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
+    params = model.decode(z, params=True)["image"]
+    assert sizes == [500] * 4
+    expected = network(z.reshape(-1, 2)).reshape(20, 100, 1, 2, 2)
+    torch.testing.assert_close(params, expected)
+    grads = [torch.autograd.grad(p.square().sum(), [z, *network.parameters()]) for p in (params, expected)]
+    torch.testing.assert_close(grads[0], grads[1])
