@@ -18,6 +18,7 @@ from mmvae_fast.modalities import Modality
 from mmvae_fast.models import checkpoint, likelihood
 from mmvae_fast.models.batch import Batch, Mask, check_batch, hide
 from mmvae_fast.models.experts import Experts
+from mmvae_fast.models.hierarchy import log_density_at, noise
 from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
 from mmvae_fast.models.priors import StandardNormal
 from mmvae_fast.models.seeds import branch
@@ -60,6 +61,8 @@ class MultimodalVAE(nn.Module, ABC):
 
     # what a model with private latents has: encoders give, and decoders take, so many dimensions more
     private_dims: dict[str, int]
+    # modalities that every likelihood is conditional on
+    always_given: Sequence[str] = ()
     # of what encoders give and decoders take, private latents included
     network_dims: dict[str, int]
     prior: Any  # one of mmvae_fast.models.priors, and by modality of the private latents
@@ -269,15 +272,14 @@ class MultimodalVAE(nn.Module, ABC):
 
         Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2016, equation 8.
         """
-        for what, value in (("n_samples", n_samples), ("chunk", chunk)):
-            if type(value) is not int or value < 1:
-                raise ValueError(f"log_likelihood: {what} is {value!r}, expected 1 or more")
+        positive("log_likelihood: n_samples", n_samples)
+        positive("log_likelihood: chunk", chunk)
         checked = self._check(batch, mask)
         seed = seed_tensor(seed, device=self.device)
         joint = likelihood.log_marginal(self, checked, n_samples, seed, chunk)
         if given is None:
             return joint
-        condition = checked.only(self._names(given, "given"))
+        condition = checked.only([*self._names(given, "given"), *self.always_given])
         if not condition.data:
             return joint
         return joint - likelihood.log_marginal(self, condition, n_samples, branch(seed, -3), chunk)
@@ -313,7 +315,7 @@ class MultimodalVAE(nn.Module, ABC):
                     )
         # not one tensor for all that is absent: torch.compile refuses functions that take the same one twice
         widths = {n: size - self.private_dims[n] for n, size in self.network_dims.items()}
-        experts = {n: present.get(n) or [like.new_zeros(batch.rows, w) for _ in "mv"] for n, w in widths.items()}
+        experts = {n: present.get(n) or [like.new_zeros(batch.rows, w) for _ in range(2)] for n, w in widths.items()}
         mus, logvars = ([experts[n][i][:, :w] for n, w in widths.items()] for i in range(2))
         private = {
             n: Posterior(mu[:, widths[n] :], lv[:, widths[n] :])
@@ -534,10 +536,8 @@ def draw(q: Posterior | MixturePosterior, n_samples: int, seed: Tensor) -> tuple
         z = q.sample(n_samples, seed)
         return z, q.log_prob(z)
     # the same z as q.sample, with its noise at hand: a peaked posterior's cannot be had back from z - mu
-    standard = torch.zeros_like(q.mu, dtype=torch.promote_types(q.mu.dtype, torch.float32))
-    eps = functional.reparameterize(standard, standard, n_samples, seed=seed)
-    z = q.mu + torch.exp(0.5 * q.logvar) * eps
-    return z, -0.5 * (eps.square() + q.logvar + math.log(2 * math.pi)).sum(-1)
+    eps = noise(q.mu.shape[0], q.mu.shape[1], n_samples, seed, q.mu.dtype)
+    return q.mu + torch.exp(0.5 * q.logvar) * eps, log_density_at(q, eps)
 
 
 def mean(values: Tensor) -> Tensor:
@@ -550,6 +550,11 @@ _MANY_ROWS = 512
 
 def _convolutional(network: nn.Module) -> bool:
     return any(isinstance(part, nn.modules.conv._ConvNd) for part in network.modules())
+
+
+def over_sources(values: Tensor, observed: Tensor) -> Tensor:
+    """Mean over rows of the mean over their observed sources, [sources, B] both; a row without any counts 0."""
+    return mean(torch.where(observed, values, 0.0).sum(0) / observed.sum(0).clamp(min=1))
 
 
 def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -599,6 +604,21 @@ def _check_modalities(modalities: Any) -> None:
             raise ValueError(f"modality name {name!r} is reserved, expected another one")
         if not isinstance(modality, Modality):
             raise TypeError(f"modality {name!r} is a {type(modality).__name__}, expected a Modality")
+
+
+def positive(what: str, value: Any) -> int:
+    """A whole number of 1 or more, checked."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{what} is {value!r}, expected 1 or more")
+    return value
+
+
+def layer_sizes(what: str, sizes: Any, *, may_be_empty: bool = False) -> list[int]:
+    """Positive integers, checked; at least one, unless it ``may_be_empty``."""
+    valid = isinstance(sizes, Sequence) and all(type(n) is int and n > 0 for n in sizes)
+    if not valid or not (sizes or may_be_empty):
+        raise ValueError(f"{what} is {sizes!r}, expected {'' if may_be_empty else 'at least one '}positive integer")
+    return list(sizes)
 
 
 def number(what: str, value: Any) -> float:

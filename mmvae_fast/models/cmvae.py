@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmvae_fast.modalities import Modality
+from mmvae_fast.models.base import positive
 from mmvae_fast.models.batch import Mask
 from mmvae_fast.models.mmvae_plus import MMVAEPlus
 from mmvae_fast.models.priors import Clusters
@@ -55,8 +56,7 @@ class CMVAE(MMVAEPlus):
         learned_scale: bool = False,
         **options: Any,
     ) -> None:
-        if type(n_clusters) is not int or n_clusters < 1:
-            raise ValueError(f"n_clusters is {n_clusters!r}, expected 1 or more")
+        positive("n_clusters", n_clusters)
         super().__init__(modalities, latent_dim, learned_prior=False, **options)
         self.n_clusters, self.learned_scale = n_clusters, learned_scale
         self.prior = Clusters(n_clusters, latent_dim, self.family, learned_scale)

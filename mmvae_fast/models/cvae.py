@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import Latents, MultimodalVAE, draw
+from mmvae_fast.models.base import Latents, MultimodalVAE, draw, layer_sizes
 from mmvae_fast.models.batch import Batch, Mask
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.joint import Pool, layer_sizes
+from mmvae_fast.models.joint import Pool
 from mmvae_fast.models.outputs import Output, Posterior
 from mmvae_fast.reference import seed_tensor
 
@@ -62,7 +62,7 @@ class CVAE(MultimodalVAE):
     ) -> None:
         super().__init__(modalities, latent_dim, **options)
         given = [condition] if isinstance(condition, str) else list(condition)
-        self.condition = [name for name in self.modalities if name in given]
+        self.condition = self.always_given = [name for name in self.modalities if name in given]
         self.targets = [name for name in self.modalities if name not in given]
         if not self.condition or not self.targets or not set(given) <= set(self.condition):
             raise ValueError(
@@ -207,22 +207,3 @@ class CVAE(MultimodalVAE):
             raise ValueError(f"condition holds {list(condition)}, expected some of {self.condition}")
         _, prior, context = self._distributions(checked, self._experts(checked))
         return prior, context
-
-    @torch.no_grad()
-    def log_likelihood(
-        self,
-        batch: Mapping[str, Tensor],
-        mask: Mask = None,
-        n_samples: int = 1000,
-        seed: int | Tensor | None = None,
-        chunk: int = 100,
-        *,
-        given: str | Sequence[str] | None = None,
-    ) -> Tensor:
-        """Estimate of log p(x | c) of each row's observed targets; see :meth:`MultimodalVAE.log_likelihood`.
-
-        ``given``: targets to condition on besides.
-        """
-        if given is not None:
-            given = [*self._names(given, "given"), *self.condition]
-        return super().log_likelihood(batch, mask, n_samples, seed, chunk, given=given)

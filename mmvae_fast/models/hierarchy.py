@@ -1,23 +1,14 @@
-"""What models with latents above latents share: network sizes, and draws whose Gaussian differs by sample."""
+"""Draws with their noise at hand, and densities of Gaussians that differ by sample, as latents above latents have."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mmvae_fast import functional
 from mmvae_fast.models.outputs import Posterior
-
-
-def checked_sizes(what: str, sizes: Sequence[int]) -> list[int]:
-    """Of the layers of a network."""
-    for size in sizes:
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{what} has a size of {size!r}, expected a positive integer")
-    return list(sizes)
 
 
 def noise(rows: int, dim: int, n_samples: int, seed: Tensor, dtype: torch.dtype) -> Tensor:

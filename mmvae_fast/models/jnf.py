@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import mean, output
+from mmvae_fast.models.base import layer_sizes, mean, output, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.flows import MAF
 from mmvae_fast.models.hmc import hmc
 from mmvae_fast.models.importance import iwae
-from mmvae_fast.models.joint import TwoStageVAE, layer_sizes
+from mmvae_fast.models.joint import TwoStageVAE
 from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
 from mmvae_fast.models.priors import StandardNormal
 from mmvae_fast.models.seeds import branch
@@ -68,8 +68,7 @@ class JNF(TwoStageVAE):
         super().__init__(modalities, latent_dim, **options)
         counts = {"flow_layers": flow_layers, "hmc_steps": hmc_steps, "hmc_leapfrogs": hmc_leapfrogs}
         for what, value in counts.items():
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{what} is {value!r}, expected 1 or more")
+            positive(what, value)
         self.flow_layers, self.flow_hidden = flow_layers, layer_sizes("flow_hidden", flow_hidden)
         self.hmc_steps, self.hmc_leapfrogs = hmc_steps, hmc_leapfrogs
         self.flows = nn.ModuleDict({name: MAF(latent_dim, flow_layers, self.flow_hidden) for name in self.modalities})

@@ -17,7 +17,7 @@ from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.modalities.networks import mlp
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, _gaussian
+from mmvae_fast.models.base import MultimodalVAE, _gaussian, layer_sizes
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output, Posterior
@@ -192,10 +192,3 @@ class TwoStageVAE(JointVAE):
         self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None
     ) -> Output:
         """The loss that trains the unimodal encoders."""
-
-
-def layer_sizes(what: str, sizes: Any) -> list[int]:
-    """At least one positive integer, checked."""
-    if not isinstance(sizes, Sequence) or not sizes or not all(type(n) is int and n > 0 for n in sizes):
-        raise ValueError(f"{what} is {sizes!r}, expected at least one positive integer")
-    return list(sizes)

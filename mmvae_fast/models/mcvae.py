@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output
+from mmvae_fast.models.base import MultimodalVAE, output, over_sources
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output
@@ -89,12 +89,7 @@ class MCVAE(MultimodalVAE):
             functional.reparameterize(experts.mu[m], experts.logvar[m], seed=branch(seed, m)) for m in sources
         ])  # fmt: skip
         observed = experts.mask[:, sources].t()  # [sources, B]
-        count = observed.sum(0).clamp(min=1)
-
-        def average(values: Tensor) -> Tensor:  # over rows and their experts
-            return mean(torch.where(observed, values, 0.0).sum(0) / count)
-
         mus, logvars = (torch.stack([t[m] for m in sources]) for t in (experts.mu, experts.logvar))
-        kl = average(self._divergence(mus, logvars))
-        ll = {name: average(score) for name, score in self.scores(batch, z).items()}
+        kl = over_sources(self._divergence(mus, logvars), observed)
+        ll = {name: over_sources(score, observed) for name, score in self.scores(batch, z).items()}
         return output(beta * self.paid(kl) - self.weighted(ll), kl, ll)

@@ -16,10 +16,10 @@ from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.modalities.networks import mlp
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import Latents, MultimodalVAE, mean, output
+from mmvae_fast.models.base import Latents, MultimodalVAE, layer_sizes, mean, output, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.hierarchy import at, checked_sizes, log_density, log_density_at, noise
+from mmvae_fast.models.hierarchy import at, log_density, log_density_at, noise
 from mmvae_fast.models.outputs import Output, Posterior
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.models.subsets import MOST, bitmasks
@@ -97,15 +97,14 @@ class MHVAE(MultimodalVAE):
         **options: Any,
     ) -> None:
         super().__init__(modalities, latent_dim, **options)
-        if type(levels) is not int or levels < 1:
-            raise ValueError(f"levels is {levels!r}, expected 1 or more")
+        positive("levels", levels)
         names, features = list(self.modalities), 2 * latent_dim
         if subsets is None and len(names) > MOST:
             raise ValueError(
                 f"MHVAE: got {len(names)} modalities, expected at most {MOST}: it averages over all 2^M - 1 subsets of "
                 "them; pass subsets="
             )
-        self.levels, self.hidden = levels, checked_sizes("hidden", hidden)
+        self.levels, self.hidden = levels, layer_sizes("hidden", hidden, may_be_empty=True)
         self.subsets = None if subsets is None else [list(members) for members in subsets]
         every = range(1, 2 ** len(names))
         self._bitmasks = list(every) if self.subsets is None else bitmasks("MHVAE", self.subsets, names)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output
+from mmvae_fast.models.base import MultimodalVAE, mean, output, over_sources, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.importance import dreg, iwae
@@ -61,8 +61,7 @@ class MMVAE(MultimodalVAE):
         learned_prior: bool = True,
         **options: Any,
     ) -> None:
-        if type(n_samples) is not int or n_samples < 1:
-            raise ValueError(f"n_samples is {n_samples!r}, expected 1 or more")
+        positive("n_samples", n_samples)
         if family not in FAMILIES:
             raise ValueError(f"family is {family!r}, expected one of {FAMILIES}")
         if estimator not in ESTIMATORS:
@@ -85,34 +84,35 @@ class MMVAE(MultimodalVAE):
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
         seed = seed_tensor(seed, device=self.device)
         sources = [m for m, name in enumerate(self.modalities) if name in batch.data]
-        draw = functional.reparameterize
-        samples = [
-            draw(experts.mu[m], experts.logvar[m], self.n_samples, family=self.family, seed=branch(seed, m))
-            for m in sources
-        ]
+        samples = [self._draw(experts.mu[m], experts.logvar[m], branch(seed, m)) for m in sources]
         z = torch.cat(samples) if self.tight else torch.stack(samples, 1)  # [K sources, B, D], or [K, sources, B, D]
-        mus, scales = experts.mu, [torch.exp(0.5 * logvar) for logvar in experts.logvar]
-        if self.estimator == "dreg":
-            mus, scales = [mu.detach() for mu in mus], [scale.detach() for scale in scales]
-        log_q = functional.mixture_log_prob(z, mus, scales, experts.mask, family=self.family)
-        divergence = log_q - self.prior.log_prob(z)  # [K, sources, B]
+        # [K, sources, B]
+        divergence = self._log_q(z, experts.mu, experts.logvar, experts.mask) - self.prior.log_prob(z)
         scores = self.scores(batch, z)
         log_weights = sum(self.likelihood_weights[name] * score for name, score in scores.items()) - beta * divergence
 
         observed = experts.mask[:, sources].t()  # [sources, B]
-        count = observed.sum(0).clamp(min=1)
         if self.tight:
-            counted = observed.repeat_interleave(self.n_samples, 0)
-            bound = self._bound(log_weights, z, counted)
+            bound = mean(self._bound(log_weights, z, observed.repeat_interleave(self.n_samples, 0)))
         else:
-            bound = torch.where(observed, self._bound(log_weights, z), 0.0).sum(0) / count
+            bound = over_sources(self._bound(log_weights, z), observed)
 
         def average(values: Tensor) -> Tensor:  # over rows, their observed sources, and samples
             of_sources = values.unflatten(0, (len(sources), -1)).mean(1) if self.tight else values.mean(0)
-            return mean(torch.where(observed, of_sources, 0.0).sum(0) / count)
+            return over_sources(of_sources, observed)
 
-        loss = -mean(bound) - self.likelihood_weights.normalizer(scores)
+        loss = -bound - self.likelihood_weights.normalizer(scores)
         return output(loss, average(divergence), {name: average(score) for name, score in scores.items()})
+
+    def _draw(self, mu: Tensor, logvar: Tensor, seed: Tensor) -> Tensor:
+        return functional.reparameterize(mu, logvar, self.n_samples, family=self.family, seed=seed)
+
+    def _log_q(self, z: Tensor, mus: list[Tensor], logvars: list[Tensor], mask: Tensor) -> Tensor:
+        """The density in the log weights, of constant parameters if the estimator is DReG."""
+        scales = [torch.exp(0.5 * logvar) for logvar in logvars]
+        if self.estimator == "dreg":
+            mus, scales = [mu.detach() for mu in mus], [scale.detach() for scale in scales]
+        return functional.mixture_log_prob(z, mus, scales, mask, family=self.family)
 
     def _bound(self, log_weights: Tensor, z: Tensor, counted: Tensor | None = None) -> Tensor:
         return iwae(log_weights, counted) if self.estimator == "iwae" else dreg(log_weights, z, counted)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import mean, output
+from mmvae_fast.models.base import output, over_sources
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.importance import iwae, normalized, weigh_gradient
@@ -114,24 +114,9 @@ class MMVAEPlus(MMVAE):
                         weigh_gradient(latent, weights[:, i])
 
         observed = torch.stack([experts.mask[:, m] for m in sources])  # [sources, B]
-        count = observed.sum(0).clamp(min=1)
-
-        def average(values: Tensor) -> Tensor:  # over rows and the sources they have
-            return mean(torch.where(observed, values, 0.0).sum(0) / count)
-
-        loss = -average(bound) - self.likelihood_weights.normalizer(scores)
-        ll = {name: average(score.mean(0)) for name, score in scores.items()}
-        return output(loss, average(divergence.mean(0)), ll)
-
-    def _draw(self, mu: Tensor, logvar: Tensor, seed: Tensor) -> Tensor:
-        return functional.reparameterize(mu, logvar, self.n_samples, family=self.family, seed=seed)
-
-    def _log_q(self, z: Tensor, mus: list[Tensor], logvars: list[Tensor], mask: Tensor) -> Tensor:
-        """The density in the log weights, of constant parameters if the estimator is DReG."""
-        scales = [torch.exp(0.5 * logvar) for logvar in logvars]
-        if self.estimator == "dreg":
-            mus, scales = [mu.detach() for mu in mus], [scale.detach() for scale in scales]
-        return functional.mixture_log_prob(z, mus, scales, mask, family=self.family)
+        loss = -over_sources(bound, observed) - self.likelihood_weights.normalizer(scores)
+        ll = {name: over_sources(score.mean(0), observed) for name, score in scores.items()}
+        return output(loss, over_sources(divergence.mean(0), observed), ll)
 
     def _private_divergence(self, m: int, w: Mapping[str, Tensor], experts: Experts) -> Tensor:
         """log q_m(w_m) - log p(w_m) of a source's own private latent, [K, B]."""

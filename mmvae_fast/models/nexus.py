@@ -17,10 +17,10 @@ from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.modalities.networks import mlp
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import Latents, MultimodalVAE, mean, means, number, output
+from mmvae_fast.models.base import Latents, MultimodalVAE, layer_sizes, mean, means, number, output
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.hierarchy import at, checked_sizes, log_density_at, noise
+from mmvae_fast.models.hierarchy import at, log_density_at, noise
 from mmvae_fast.models.outputs import Output, Posterior
 from mmvae_fast.models.priors import StandardNormal
 from mmvae_fast.models.seeds import branch
@@ -86,7 +86,10 @@ class Nexus(MultimodalVAE):
             raise ValueError("scale is 0, expected a positive number")
         if self.dropout > 1:
             raise ValueError(f"dropout is {dropout}, expected a probability")
-        (self.message_dim,), self.hidden = checked_sizes("message_dim", [message_dim]), checked_sizes("hidden", hidden)
+        (self.message_dim,), self.hidden = (
+            layer_sizes("message_dim", [message_dim]),
+            layer_sizes("hidden", hidden, may_be_empty=True),
+        )
         dims = self.network_dims
         self.messages = nn.ModuleDict({name: nn.Linear(dims[name], message_dim) for name in self.modalities})
         self.top_encoder = mlp([message_dim, *hidden, 2 * latent_dim])

@@ -105,7 +105,7 @@ def test_log_likelihood_is_that_of_the_hierarchy():
     [
         ({"levels": 0}, "levels is 0, expected 1 or more"),
         ({"levels": True}, "levels is True"),
-        ({"hidden": (0,)}, "hidden has a size of 0, expected a positive integer"),
+        ({"hidden": (0,)}, r"hidden is \(0,\), expected positive integer"),
         ({"subsets": [["image", "smell"]]}, r"MHVAE: subsets holds \['image', 'smell'\], expected some of"),
         ({"subsets": [[]]}, r"MHVAE: subsets holds \[\]"),
     ],

@@ -141,8 +141,8 @@ def test_the_size_of_the_modalities_latents_is_the_shared_ones_unless_told():
     [
         ({"modality_dim": 0}, "modality_dim of modality 'image' is 0, expected an integer, 1 or more"),
         ({"modality_dim": {"image": 3}}, r"modality_dim names \['image'\], expected a number for each"),
-        ({"message_dim": 0}, "message_dim has a size of 0, expected a positive integer"),
-        ({"hidden": (3, 0)}, "hidden has a size of 0"),
+        ({"message_dim": 0}, r"message_dim is \[0\], expected at least one positive integer"),
+        ({"hidden": (3, 0)}, r"hidden is \(3, 0\), expected positive integer"),
         ({"gamma": {"image": 1.0}}, r"gamma names \['image'\], expected a number for each of"),
         ({"gamma": -1.0}, "gamma of modality 'image' is -1.0, expected a finite number, 0 or more"),
         ({"scale": 0.0}, "scale is 0, expected a positive number"),

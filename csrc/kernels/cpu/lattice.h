@@ -54,6 +54,7 @@ class Plan {
   const int nothing;  // the slot of the empty product
   int slots, steps = 0, listed = 0;
   int32_t lone[kMaxExperts];  // which listed subset is this expert by itself, without the prior; -1: none
+  bool prior_in_full;         // whether the row has the subset of all experts, and the prior sits there
   bool all_subsets;           // listed, and without the prior but perhaps in the subset of all experts
 
   Plan(const Lattice& lattice, int experts)
@@ -97,8 +98,12 @@ class Plan {
                           lattice_.has_prior[i]};
       }
     }
-    for (int s = 0; s < lattice_.listed; ++s)
-      if (has(s)) usable_[listed++] = s;
+    prior_in_full = false;
+    for (int s = 0; s < lattice_.listed; ++s) {
+      if (!has(s)) continue;
+      usable_[listed++] = s;
+      prior_in_full = prior_in_full || has_prior(s);
+    }
   }
 
   // Whether a listed subset is available.
@@ -109,12 +114,6 @@ class Plan {
   }
   MMVAE_INLINE int64_t members(int subset) const { return lattice_.bits[lattice_.node[subset]]; }
   MMVAE_INLINE bool has_prior(int subset) const { return lattice_.has_prior[lattice_.node[subset]]; }
-  // Whether the prior sits in the subset of all experts, and they are all here.
-  MMVAE_INLINE bool prior_in_full() const {
-    for (int s = 0; s < listed; ++s)
-      if (has_prior(usable_[s])) return true;
-    return false;
-  }
   MMVAE_INLINE const Step& step(int i) const { return step_[i]; }
 
  private:

@@ -104,8 +104,8 @@ static MMVAE_NOINLINE KlSum<Vec<T>> sum_power_set(const Sums<T>& sums, const int
     V waiting{};  // logarithms of two subsets at a time: `visit` is written out, so this is no branch
     bool odd = false;
     set.climb([&](const Natural<V>& q) __attribute__((always_inline)) {
-      const V var = reciprocal(q.precision), mean = q.weighted_mean * var;
-      own.squares += fma(mean, mean, var - 1);
+      const Moments<V> p = mean_and_var<false>(q);
+      own.squares += fma(p.mu, p.mu, p.logvar - 1);
       if (odd) own.precisions.multiply(waiting * q.precision);
       waiting = q.precision;
       odd = !odd;
@@ -167,7 +167,7 @@ static MMVAE_INLINE KlSum<Vec<T>> sum_kls(const Plan& plan, const Sums<T>& sums,
     });
   }
   if (!careful && plan.all_subsets && row.count <= kMaxPowerSet) {
-    const bool prior = plan.prior_in_full();
+    const bool prior = plan.prior_in_full;
     with_count(row.count, [&](auto count) { total.add(sum_power_set<count.value>(sums, row.expert, prior, n)); });
   } else {
     total.add(sum_lattice<careful>(plan, sums, n));
@@ -272,8 +272,9 @@ static MMVAE_NOINLINE void descend_power_set(const Sums<T>& sums, const int32_t*
     Natural<V> adjoint[N];
     set.descend(
         [](const Natural<V>& q) __attribute__((always_inline)) {  // but for factors that all have in common
-          const V var = reciprocal(q.precision), mean = q.weighted_mean * var;
-          return Natural<V>{var * fma(mean, mean, fma(var, static_cast<T>(0.5), splat<V>(-0.5))), var * mean};
+          const Moments<V> p = mean_and_var<false>(q);
+          const V var = p.logvar;
+          return Natural<V>{var * fma(p.mu, p.mu, fma(var, static_cast<T>(0.5), splat<V>(-0.5))), var * p.mu};
         },
         adjoint);
     MMVAE_UNROLL
@@ -309,7 +310,7 @@ void mopoe_sample_kl_backward(const MoPoEBackward<S>& a, int64_t begin, int64_t 
         }
       };
       if (!careful.value && plan.all_subsets && row.count <= kMaxPowerSet) {
-        const bool prior = plan.prior_in_full();
+        const bool prior = plan.prior_in_full;
         with_count(row.count,
                    [&](auto count) { descend_power_set<count.value>(sums, row.expert, prior, gradients.grad_kl, n); });
         if (gradients.chosen >= 0 && !plan.is_lone(gradients.chosen)) {

@@ -67,6 +67,14 @@ def log_laplace(z, mu, logvar):
     )
 
 
+def observed_rows(names, mask):
+    """(row, the modalities it has) of every row that has any."""
+    for b, row in enumerate(mask.tolist()):
+        there = [name for name, observed in zip(names, row, strict=True) if observed]
+        if there:
+            yield b, there
+
+
 class Record:
     """Sums over rows of what an Output reports."""
 

@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, product
+from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, observed_rows, product
 
 
 def loss(model, batch, mask, seed):
@@ -12,10 +12,7 @@ def loss(model, batch, mask, seed):
     eps = philox_normal(base, rows, dim, dtype=torch.float64)
     own_eps = {n: philox_normal(branch(base, 1 + i), rows, dim, dtype=torch.float64) for i, n in enumerate(names)}
     record = Record(model, rows)
-    for b in range(rows):
-        there = [n for i, n in enumerate(names) if mask[b, i]]
-        if not there:
-            continue
+    for b, there in observed_rows(names, mask):
         experts = experts_of_row(model, batch, b, there)
         mu, logvar = product([experts[n][0] for n in there], [experts[n][1] for n in there], prior=False)
         z = mu + torch.exp(logvar / 2) * eps[b]

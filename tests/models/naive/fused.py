@@ -2,7 +2,7 @@ import torch
 
 from mmvae_fast.reference import philox_normal
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, product
+from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, observed_rows, product
 
 
 def fuse(model, names, experts, there):
@@ -25,10 +25,7 @@ def loss(model, batch, mask, seed):
     names, rows = list(model.modalities), mask.shape[0]
     eps = philox_normal(seed, rows, model.latent_dim, dtype=torch.float64)
     record = Record(model, rows)
-    for b in range(rows):
-        there = [n for i, n in enumerate(names) if mask[b, i]]
-        if not there:
-            continue
+    for b, there in observed_rows(names, mask):
         mu, logvar = fuse(model, names, experts_of_row(model, batch, b, there), there)
         z = mu + torch.exp(logvar / 2) * eps[b]
         ll = {m: log_p(model.modalities[m], batch[m][b], decode_row(model, m, z)) for m in there}

@@ -2,7 +2,7 @@ import torch
 
 from mmvae_fast.reference import choose_component, philox_normal
 
-from .common import Record, decode_row, experts_of_row, kl_between, log_p
+from .common import Record, decode_row, experts_of_row, kl_between, log_p, observed_rows
 
 
 def loss(model, batch, mask, seed):
@@ -11,10 +11,7 @@ def loss(model, batch, mask, seed):
     chosen = choose_component(seed, mask.sum(1))
     zero = torch.zeros(dim, dtype=torch.float64)
     record = Record(model, rows)
-    for b in range(rows):
-        there = [n for i, n in enumerate(names) if mask[b, i]]
-        if not there:
-            continue
+    for b, there in observed_rows(names, mask):
         experts = experts_of_row(model, batch, b, there)
         mu, logvar = experts[there[int(chosen[b])]]
         z = mu + torch.exp(logvar / 2) * eps[b]

@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_laplace, philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p
+from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows
 
 
 def loss(model, batch, mask, seed):
@@ -14,10 +14,7 @@ def loss(model, batch, mask, seed):
     eps = {n: noise(branch(base, i), rows, dim, samples, dtype=torch.float64) for i, n in enumerate(names)}
     scale = dim * torch.softmax(model.prior.logits, -1)
     record = Record(model, rows)
-    for b in range(rows):
-        there = [n for i, n in enumerate(names) if mask[b, i]]
-        if not there:
-            continue
+    for b, there in observed_rows(names, mask):
         experts = experts_of_row(model, batch, b, there)
         log_weights, dregs = [], []  # by source, by sample
         for m in there:

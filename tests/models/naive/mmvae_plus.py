@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_laplace, philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p
+from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows
 
 
 def log_weight(model, fit, u, w, log_density, log_q_u, log_q_w, log_p_w):
@@ -35,10 +35,7 @@ def loss(model, batch, mask, seed):
             eps_w[n] = noise(branch(base, 100_000 + i), rows, sizes[n], samples, dtype=torch.float64)
             eps_r[n] = noise(branch(base, 200_000 + i), rows, sizes[n], count * samples, dtype=torch.float64)
     record = Record(model, rows)
-    for b in range(rows):
-        there = [n for i, n in enumerate(names) if mask[b, i]]
-        if not there:
-            continue
+    for b, there in observed_rows(names, mask):
         experts = experts_of_row(model, batch, b, there)
         constants = {n: [t.detach() for t in q] if model.estimator == "dreg" else q for n, q in experts.items()}
         for m in there:

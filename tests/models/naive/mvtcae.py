@@ -2,17 +2,14 @@ import torch
 
 from mmvae_fast.reference import philox_normal
 
-from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, product
+from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, observed_rows, product
 
 
 def loss(model, batch, mask, seed):
     names, rows = list(model.modalities), mask.shape[0]
     eps = philox_normal(seed, rows, model.latent_dim, dtype=torch.float64)
     record = Record(model, rows)
-    for b in range(rows):
-        there = [n for i, n in enumerate(names) if mask[b, i]]
-        if not there:
-            continue
+    for b, there in observed_rows(names, mask):
         experts = experts_of_row(model, batch, b, there)
         mu, logvar = product([experts[n][0] for n in there], [experts[n][1] for n in there], prior=False)
         z = mu + torch.exp(logvar / 2) * eps[b]

@@ -5,7 +5,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, philox_uniform, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_normal, log_p
+from .common import Record, decode_row, experts_of_row, kl_to_prior, log_normal, log_p, observed_rows
 
 
 def heard_in_row(u, there, names, dropout):
@@ -24,10 +24,7 @@ def loss(model, batch, mask, seed):
     top_eps = philox_normal(branch(base, count), rows, dim, dtype=torch.float64)
     uniforms = philox_uniform(branch(base, count + 1), rows, 2 + count)
     record = Record(model, rows)
-    for b in range(rows):
-        there = [n for i, n in enumerate(names) if mask[b, i]]
-        if not there:
-            continue
+    for b, there in observed_rows(names, mask):
         experts = experts_of_row(model, batch, b, there)
         z = {n: mu + torch.exp(logvar / 2) * eps[n][b] for n, (mu, logvar) in experts.items()}
         ll = {n: log_p(model.modalities[n], batch[n][b], decode_row(model, n, z[n])) for n in there}
