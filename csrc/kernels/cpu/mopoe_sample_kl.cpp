@@ -2,7 +2,7 @@
 //
 // The KLs' logarithms are taken of products: one log for a hundred subsets and dimensions.
 // Floor with M experts: 4 (2M + 1) bytes an element forward, 4 (4M + 2) backward; it is compute bound (about ten
-// operations a subset forward, twenty backward, and the noise).
+// operations a subset forward, fourteen backward, and the noise).
 #include "ops.h"
 #include "power_set.h"
 
