@@ -86,10 +86,8 @@ class Nexus(MultimodalVAE):
             raise ValueError("scale is 0, expected a positive number")
         if self.dropout > 1:
             raise ValueError(f"dropout is {dropout}, expected a probability")
-        (self.message_dim,), self.hidden = (
-            layer_sizes("message_dim", [message_dim]),
-            layer_sizes("hidden", hidden, may_be_empty=True),
-        )
+        (self.message_dim,) = layer_sizes("message_dim", [message_dim])
+        self.hidden = layer_sizes("hidden", hidden, may_be_empty=True)
         dims = self.network_dims
         self.messages = nn.ModuleDict({name: nn.Linear(dims[name], message_dim) for name in self.modalities})
         self.top_encoder = mlp([message_dim, *hidden, 2 * latent_dim])
