@@ -87,9 +87,14 @@ def import_peer() -> Any:
     return importlib.import_module("multivae.models")
 
 
+class _Values:
+    def __init__(self, **values: Any) -> None:
+        self.__dict__.update(values)
+
+
 def _wrapped(kind: str) -> tuple[type, type]:
     base = importlib.import_module("pythae.models.nn.base_architectures")
-    out = importlib.import_module("pythae.models.base.base_utils").ModelOutput
+    out = _Values  # its own ModelOutput loses its attributes in torch.compile
 
     class Encoder(base.BaseEncoder):  # type: ignore[misc, name-defined]
         def __init__(self, network: nn.Module, latent_dim: int) -> None:
@@ -151,7 +156,7 @@ def steps(peer: Any, name: str, kind: str, compiled: bool = False) -> dict[str, 
         return step
 
     def their_loss() -> torch.Tensor:
-        return model(dataset, epoch=100, batch_ratio=1.0).loss
+        return model(dataset, epoch=100, batch_ratio=1.0)["loss"]
 
     contestants = {
         "ours": stepping(lambda: ours(batch).loss, ours.parameters()),
