@@ -1,4 +1,5 @@
-// Denormal numbers as zero, on every thread that torch computes with: torch.set_flush_denormal reaches its caller alone.
+// Denormal numbers as zero, on every thread that torch computes with: torch.set_flush_denormal reaches its caller
+// alone.
 #include "checks.h"
 #include "device.h"
 
