@@ -49,7 +49,7 @@ def _digits() -> tuple[Modality, int]:
     return Image((1, 28, 28), likelihood="laplace", hidden=(400,)), 64
 
 
-KINDS: dict[str, Callable[[], tuple[Modality, int]]] = {**NETWORKS, "digits": _digits}
+KINDS: dict[str, Callable[..., tuple[Modality, int]]] = {**NETWORKS, "digits": _digits}
 
 
 class _Empty(types.ModuleType):
