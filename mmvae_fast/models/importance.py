@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+ESTIMATORS = ("dreg", "iwae", "stl")
+CONSTANT_Q = ("dreg", "stl")  # those for whose log weights log q has to have constant parameters
 NEGLIGIBLE = 1e-30  # weights below are exact zeros: subnormal gradients slow every decoder they pass through
 
 
@@ -53,3 +55,24 @@ def dreg(log_weights: Tensor, z: Tensor, counted: Tensor | None = None) -> Tenso
     w = normalized(log_weights, counted)
     weigh_gradient(z, w)
     return (w * log_weights).sum(0)
+
+
+def stl(log_weights: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The bound of :func:`iwae` with the gradient of "sticking the landing": [K, ...] -> [...].
+
+    Where log q in the log weights has constant parameters, the gradient is sum_k w_k grad lw_k without the score
+    function of q. For one sample, K = 1, that is the ELBO's, without bias, and without any variance in the encoder's
+    parameters once q is the posterior. For more it is biased in them (what is left out has no mean of 0 under the
+    weights); :func:`dreg` is not. The decoder's is that of :func:`iwae` in any case.
+
+    Source: Roeder, Wu & Duvenaud, Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational
+    Inference, 2017 (https://arxiv.org/abs/1703.09194); its bias for K > 1: Tucker et al. 2019.
+    """
+    return iwae(log_weights, counted)
+
+
+def estimate(estimator: str, log_weights: Tensor, z: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The bound of log weights [K, ...] of samples z [K, ..., D], or what has its gradient, by name: [...]."""
+    if estimator == "dreg":
+        return dreg(log_weights, z, counted)
+    return stl(log_weights, counted) if estimator == "stl" else iwae(log_weights, counted)

@@ -18,13 +18,13 @@ from mmvae_fast.models import fusion
 from mmvae_fast.models.base import MultimodalVAE, mean, output, over_sources, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.importance import dreg, iwae
+from mmvae_fast.models.importance import CONSTANT_Q, ESTIMATORS, estimate
 from mmvae_fast.models.outputs import MixturePosterior, Output
 from mmvae_fast.models.priors import Clusters, LearnedScale
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import seed_tensor
 
-FAMILIES, ESTIMATORS = ("laplace", "normal"), ("dreg", "iwae")
+FAMILIES = ("laplace", "normal")
 
 
 class MMVAE(MultimodalVAE):
@@ -36,12 +36,14 @@ class MMVAE(MultimodalVAE):
     M K B latents in one call. ``kl`` and ``log_likelihood`` of the output are means over m and k.
 
     Args:
-        n_samples: K; 20 or 30 in the paper.
+        n_samples: K; 20 or 30 in the paper. A step costs K decodings of every modality from every other; 10, the K
+            of MMVAE+, costs a third of that.
         family: of the experts and the prior: "laplace" (the paper's choice; an encoder's logvar is then 2 log scale)
-            or "normal".
-        estimator: of the gradient: "dreg" (doubly reparameterised, the paper's) or "iwae" (plain).
+            or "normal". The authors' encoders end in a softmax over dimensions that gives the scales; ours need not.
+        estimator: of the gradient: "dreg" (doubly reparameterised, the paper's), "iwae" (plain) or "stl" (sticking the
+            landing; see :func:`mmvae_fast.models.importance.stl`).
         tight: the tighter bound; it lets modalities that explain all data better take over.
-        learned_prior: whether the prior's scales are learned (their mean stays 1).
+        learned_prior: whether the prior's scales are learned (their mean stays 1); an option of the authors' code, too.
 
     ``encode`` gives a :class:`MixturePosterior`. See :class:`MultimodalVAE` for the other arguments.
     """
@@ -93,9 +95,9 @@ class MMVAE(MultimodalVAE):
 
         observed = experts.mask[:, sources].t()  # [sources, B]
         if self.tight:
-            bound = mean(self._bound(log_weights, z, observed.repeat_interleave(self.n_samples, 0)))
+            bound = mean(estimate(self.estimator, log_weights, z, observed.repeat_interleave(self.n_samples, 0)))
         else:
-            bound = over_sources(self._bound(log_weights, z), observed)
+            bound = over_sources(estimate(self.estimator, log_weights, z), observed)
 
         def average(values: Tensor) -> Tensor:  # over rows, their observed sources, and samples
             of_sources = values.unflatten(0, (len(sources), -1)).mean(1) if self.tight else values.mean(0)
@@ -108,11 +110,8 @@ class MMVAE(MultimodalVAE):
         return functional.reparameterize(mu, logvar, self.n_samples, family=self.family, seed=seed)
 
     def _log_q(self, z: Tensor, mus: list[Tensor], logvars: list[Tensor], mask: Tensor) -> Tensor:
-        """The density in the log weights, of constant parameters if the estimator is DReG."""
+        """The density in the log weights, of constant parameters if the estimator is DReG or STL."""
         scales = [torch.exp(0.5 * logvar) for logvar in logvars]
-        if self.estimator == "dreg":
+        if self.estimator in CONSTANT_Q:
             mus, scales = [mu.detach() for mu in mus], [scale.detach() for scale in scales]
         return functional.mixture_log_prob(z, mus, scales, mask, family=self.family)
-
-    def _bound(self, log_weights: Tensor, z: Tensor, counted: Tensor | None = None) -> Tensor:
-        return iwae(log_weights, counted) if self.estimator == "iwae" else dreg(log_weights, z, counted)

@@ -17,9 +17,9 @@ from mmvae_fast.modalities import Modality
 from mmvae_fast.models.base import output, over_sources
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.importance import iwae, normalized, weigh_gradient
+from mmvae_fast.models.importance import estimate, normalized, weigh_gradient
 from mmvae_fast.models.mmvae import MMVAE
-from mmvae_fast.models.outputs import Output, Posterior
+from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
 from mmvae_fast.models.priors import LearnedScale
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import seed_tensor
@@ -48,7 +48,8 @@ class MMVAEPlus(MMVAE):
             give, and decoders take, D + P.
         n_samples: K; 10 or 1 in the paper, with beta 2.5 on PolyMNIST.
         family: of experts and priors: "laplace" (the paper's; an encoder's logvar is then 2 log scale) or "normal".
-        estimator: of the gradient: "dreg" (doubly reparameterised, in u and w) or "iwae" (plain).
+        estimator: of the gradient: "dreg" (doubly reparameterised, in u and w), "iwae" (plain) or "stl" (sticking the
+            landing, in u and w; see :func:`mmvae_fast.models.importance.stl`).
         learned_prior: whether the scales of p(u) are learned (their mean stays 1).
         generate_from: where draws of w come from: "prior", p(w_m), as in the paper; or "auxiliary", r_m.
 
@@ -103,8 +104,8 @@ class MMVAEPlus(MMVAE):
         divergence = divergence + torch.stack([self._private_divergence(m, w, experts) for m in sources], 1)
         scores = {name: self.score(batch, name, self._latents(name, sources, z, w, seed)) for name in batch.data}
         log_weights = sum(self.likelihood_weights[name] * score for name, score in scores.items()) - beta * divergence
-        if self.estimator == "iwae":
-            bound = iwae(log_weights)
+        if self.estimator != "dreg":
+            bound = estimate(self.estimator, log_weights, z)
         else:
             weights = normalized(log_weights)  # [K, sources, B]
             bound = (weights * log_weights).sum(0)

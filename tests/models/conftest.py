@@ -65,6 +65,7 @@ MODELS = {
     "MMVAE tight": lambda **o: MMVAE(modalities(), 5, n_samples=3, tight=True, **o),
     "MMVAE iwae": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="iwae", family="normal", **o),
     "MMVAE iwae tight": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="iwae", tight=True, **o),
+    "MMVAE stl": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="stl", **o),
     "WeightedPoE": lambda **o: WeightedPoE(modalities(), 5, **o),
     "moments": lambda **o: FusedVAE(modalities(), 5, fusion="moments", **o),
     "MoPoE private": lambda **o: MoPoE(modalities(), 5, private_dim=PRIVATE, beta_private=0.6, **o),

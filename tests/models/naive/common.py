@@ -67,6 +67,13 @@ def log_laplace(z, mu, logvar):
     )
 
 
+def sticking(log_weights):
+    """Roeder et al.: the bound's value; its gradient is that of the log weights, weighed by constants."""
+    bound = torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+    surrogate = sum(w * lw for w, lw in zip(torch.softmax(log_weights, 0).detach(), log_weights, strict=True))
+    return bound.detach() + surrogate - surrogate.detach()
+
+
 def observed_rows(names, mask):
     """(row, the modalities it has) of every row that has any."""
     for b, row in enumerate(mask.tolist()):

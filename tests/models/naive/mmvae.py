@@ -3,11 +3,11 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_laplace, philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows
+from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows, sticking
 
 
 def loss(model, batch, mask, seed):
-    """Gradients of the IWAE bound as they are. DReG: its own rule, on the detached sample, then into the encoder."""
+    """Gradients of IWAE and STL as they are. DReG: its own rule, on the detached sample, then into the encoder."""
     names, rows, samples, dim = list(model.modalities), mask.shape[0], model.n_samples, model.latent_dim
     log_density, noise = (log_laplace, philox_laplace) if model.family == "laplace" else (log_normal, philox_normal)
     base = seed_tensor(seed)
@@ -25,7 +25,7 @@ def loss(model, batch, mask, seed):
                 leaf = z.detach().requires_grad_() if model.estimator == "dreg" else z
                 densities = []
                 for j in there:
-                    q = [t.detach() for t in experts[j]] if model.estimator == "dreg" else experts[j]
+                    q = experts[j] if model.estimator == "iwae" else [t.detach() for t in experts[j]]
                     densities.append(log_density(leaf, *q))
                 log_q = torch.logsumexp(torch.stack(densities), 0) - torch.log(torch.tensor(float(len(there))))
                 log_prior = log_density(leaf, torch.zeros(dim), 2 * torch.log(scale))
@@ -41,6 +41,8 @@ def loss(model, batch, mask, seed):
             stacked = torch.stack(group)
             if model.estimator == "iwae":
                 value = torch.logsumexp(stacked, 0) - torch.log(torch.tensor(float(len(group))))
+            elif model.estimator == "stl":
+                value = sticking(stacked)
             else:
                 w = torch.softmax(stacked, 0).detach()
                 value = (w * stacked).sum()

@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_laplace, philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows
+from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows, sticking
 
 
 def log_weight(model, fit, u, w, log_density, log_q_u, log_q_w, log_p_w):
@@ -37,7 +37,7 @@ def loss(model, batch, mask, seed):
     record = Record(model, rows)
     for b, there in observed_rows(names, mask):
         experts = experts_of_row(model, batch, b, there)
-        constants = {n: [t.detach() for t in q] if model.estimator == "dreg" else q for n, q in experts.items()}
+        constants = {n: q if model.estimator == "iwae" else [t.detach() for t in q] for n, q in experts.items()}
         for m in there:
             (mu, logvar), log_weights, leaves = experts[m], [], []
             for k in range(samples):
@@ -69,6 +69,8 @@ def loss(model, batch, mask, seed):
             stacked = torch.stack(log_weights)
             if model.estimator == "iwae":
                 value = torch.log(torch.exp(stacked - stacked.max().detach()).mean()) + stacked.max().detach()
+            elif model.estimator == "stl":
+                value = sticking(stacked)
             else:
                 weights = torch.softmax(stacked, 0).detach()
                 value = (weights * stacked).sum()
