@@ -266,7 +266,8 @@ class MultimodalVAE(nn.Module, ABC):
 
         Args:
             n_samples: K.
-            chunk: how many samples to decode at a time; changes memory, not the result.
+            chunk: how many samples pass the decoders, and the networks between latents, at a time; changes memory, not
+                the result.
             given: modalities to condition on: log p(x) - log p(x_given), the log-likelihood of the others given these,
                 from two estimates, each with its own posterior. No bound, but right in the limit.
 
@@ -386,9 +387,10 @@ class MultimodalVAE(nn.Module, ABC):
         divergence = mean(kl)
         return output(beta * self.paid(divergence) - self.weighted(ll), divergence, ll)
 
-    def propose(self, batch: Batch, n_samples: int, seed: Tensor) -> tuple[Latents, Tensor]:
+    def propose(self, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> tuple[Latents, Tensor]:
         """Latents to estimate log p(x) with: z [K, B, D] (or by modality [K, B, D + P]) from the posterior, and
-        log p(z) - log q(z), [K, B]."""
+        log p(z) - log q(z), [K, B]. A model with networks between its latents runs them on ``chunk`` samples at a
+        time; the result does not depend on it."""
         experts = self._experts(batch)
         z, log_q = draw(self.proposal(batch, experts), n_samples, seed)
         log_weights = self.prior.log_prob(z) - log_q

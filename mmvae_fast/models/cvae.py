@@ -122,7 +122,7 @@ class CVAE(MultimodalVAE):
     def posterior(self, batch: Batch, experts: Experts) -> Posterior:
         return self._distributions(batch, experts)[0]
 
-    def propose(self, batch: Batch, n_samples: int, seed: Tensor) -> tuple[Latents, Tensor]:
+    def propose(self, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> tuple[Latents, Tensor]:
         q, prior, context = self._distributions(batch, self._experts(batch))
         z, log_q = draw(q, n_samples, seed)
         log_weights = prior.log_prob(z) - log_q

@@ -20,7 +20,7 @@ from mmvae_fast.models import fusion
 from mmvae_fast.models.base import Latents, MultimodalVAE, layer_sizes, mean, means, number, output
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.hierarchy import at, log_density_at, noise
+from mmvae_fast.models.hierarchy import at, in_parts, log_density_at, noise
 from mmvae_fast.models.outputs import Output, Posterior
 from mmvae_fast.models.priors import StandardNormal
 from mmvae_fast.models.seeds import branch
@@ -184,18 +184,29 @@ class Nexus(MultimodalVAE):
     def with_prior_private(self, name: str, z: Tensor, seed: Tensor) -> Tensor:
         return self.top_decoders[name](z)
 
-    def propose(self, batch: Batch, n_samples: int, seed: Tensor) -> tuple[Latents, Tensor]:
+    def propose(self, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> tuple[Latents, Tensor]:
         bottom, there = self._bottom(batch, self._experts(batch))
+        dims: dict[str | None, int] = {name: q.mu.shape[1] for name, q in bottom.items()} | {None: self.latent_dim}
+        order = [*self.modalities, None]  # None: the latent above
         eps = {
-            name: noise(batch.rows, bottom[name].mu.shape[1], n_samples, branch(seed, m), self.dtype)
-            for m, name in enumerate(self.modalities)
-            if name in bottom
+            name: noise(batch.rows, dim, n_samples, branch(seed, order.index(name)), self.dtype)
+            for name, dim in dims.items()
         }
+        parts = [self._weigh(batch, bottom, there, of) for of in in_parts(eps, chunk)]
+        return {name: torch.cat([z[name] for z, _ in parts]) for name in bottom}, torch.cat([w for _, w in parts])
+
+    def _weigh(
+        self,
+        batch: Batch,
+        bottom: Mapping[str, Posterior],
+        there: Mapping[str, Tensor],
+        eps: Mapping[str | None, Tensor],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The latents z_m [K, B, D_m] that noise makes, and log p(z, z_1..M) - log q(z, z_1..M | x), [K, B]."""
         z = {name: at(q, eps[name]) for name, q in bottom.items()}
         top = self._top(z, batch.mask)
-        eps_above = noise(batch.rows, self.latent_dim, n_samples, branch(seed, len(self.modalities)), self.dtype)
-        above = at(top, eps_above)
-        log_weights = self.prior.log_prob(above) - log_density_at(top, eps_above)
+        above = at(top, eps[None])
+        log_weights = self.prior.log_prob(above) - log_density_at(top, eps[None])
         for name, q in bottom.items():
             log_ratio = self._log_below(name, z[name], above) - log_density_at(q, eps[name])
             log_weights = log_weights + torch.where(there[name], log_ratio, 0.0)

@@ -171,6 +171,24 @@ def test_log_likelihood_bounds_get_tighter(linear_gaussian):
         assert means[2] > elbo
 
 
+def test_no_network_sees_more_samples_than_a_chunk(model, batch, mask):
+    """Whatever stands between latents, too: what is at hand for all samples are their latents alone."""
+    seen = []
+    for part in model.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel() // inputs[0].shape[-1]))
+    model.log_likelihood(batch, mask, n_samples=9, seed=1, chunk=2)
+    few = max(seen)
+    seen.clear()
+    model.log_likelihood(batch, mask, n_samples=200, seed=1, chunk=2)
+    assert max(seen) == few
+    if isinstance(model, (MHVAE, Nexus)):
+        assert few == 2 * len(mask)
+    seen.clear()
+    model.log_likelihood(batch, mask, n_samples=200, seed=1, chunk=50)
+    assert max(seen) >= 50 * len(mask)  # the hook sees what it should
+
+
 def test_log_likelihood_depends_on_seed_but_not_on_chunk(model, batch, mask):
     a = model.log_likelihood(batch, mask, n_samples=10, seed=1, chunk=10)
     torch.testing.assert_close(model.log_likelihood(batch, mask, n_samples=10, seed=1, chunk=3), a)
