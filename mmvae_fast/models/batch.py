@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,14 @@ class Batch:
         keep = torch.tensor([name in names for name in self.order], device=self.mask.device)
         data = {name: x for name, x in self.data.items() if name in names}
         return Batch(data, {name: self.observed[name] for name in data}, self.mask & keep, self.order)
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """The same rows, ``size`` at a time."""
+        for start in range(0, self.rows, size):
+            some = slice(start, start + size)
+            observed = {name: o if o is None else o[some] for name, o in self.observed.items()}
+            data = {name: x[some] for name, x in self.data.items()}
+            yield Batch(data, observed, self.mask[some], self.order)
 
 
 def hide(batch: Batch, mask: Tensor) -> Batch:

@@ -32,9 +32,10 @@ class DMVAE(MultimodalVAE):
     q_joint the product of the prior and all experts, q_m the expert of modality m alone (then the others are decoded
     across), u_s ~ q_s, w_{s,d} ~ q_d(w|x_d) drawn anew for every s, v_d the likelihood weights. Every summand is an
     ELBO of its own, so each has the private KL divergences; they are computed once and count once for each. (The
-    paper's total-correlation weights are all 1 here.) Missing data (our rule): d counts where the row has modality d,
-    s = m where it has m. A decoder sees all (M + 1) B latents in one call. ``elbo``, ``kl`` (with the private ones) and
-    ``log_likelihood`` of the output are those of the joint posterior.
+    authors' code can weigh the total correlation within each KL, as the minibatch estimates it. Its default weight is
+    1, with which the KL is whole; no other is offered here.) Missing data (our rule): d counts where the row has
+    modality d, s = m where it has m. A decoder sees all (M + 1) B latents in one call. ``elbo``, ``kl`` (with the
+    private ones) and ``log_likelihood`` of the output are those of the joint posterior.
 
     Args:
         private_dim: P, dimensions of w_d: one number, or by modality; default: as many as ``latent_dim``. Encoders

@@ -47,8 +47,7 @@ class JNF(TwoStageVAE):
 
     Args:
         flow_layers, flow_hidden: how many layers each flow has, and the sizes of their hidden layers.
-        hmc_steps, hmc_leapfrogs: Monte Carlo steps, and how often each evaluates the density;
-            100 and 10 in the authors' code.
+        hmc_steps, hmc_leapfrogs: Monte Carlo steps, and how often each evaluates the density; the authors' unless told.
         joint_hidden: sizes of the hidden layers between the joint encoder's features and q_J.
 
     See :class:`MultimodalVAE` for the other arguments.
@@ -61,7 +60,7 @@ class JNF(TwoStageVAE):
         *,
         flow_layers: int = 2,
         flow_hidden: Sequence[int] = (128, 128),
-        hmc_steps: int = 40,
+        hmc_steps: int = 100,
         hmc_leapfrogs: int = 10,
         **options: Any,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -94,6 +95,15 @@ class Clusters(nn.Module):
             self.log_scale = nn.Parameter(torch.zeros(count, dim))
         else:
             self.register_buffer("log_scale", torch.zeros(count, dim))
+
+    def only(self, places: Tensor) -> Clusters:
+        """A copy with some of the clusters, [C'] their places; the weights keep their proportions."""
+        kept = copy.deepcopy(self)
+        for name, p in self.named_parameters():
+            setattr(kept, name, nn.Parameter(p.detach()[places].clone(), p.requires_grad))
+        for name, b in self.named_buffers():
+            setattr(kept, name, b[places].clone())
+        return kept
 
     @property
     def weights(self) -> Tensor:
