@@ -177,6 +177,14 @@ class MultimodalVAE(nn.Module, ABC):
         experts = self._experts(self._check(batch, mask))
         return experts.mu, experts.logvar, experts.mask
 
+    def encode_private(self, batch: Mapping[str, Tensor], mask: Mask = None) -> dict[str, Posterior | MixturePosterior]:
+        """q(w_m | x_m) of every modality with a private latent, by name: [B, P] each, as :meth:`encode` gives that of
+        the shared one. Where a row lacks the modality it is the prior; without private latents the dict is empty."""
+        names = [name for name, p in self.private_dims.items() if p]
+        checked = self._check(batch, mask)
+        experts = self._experts(checked) if names else None
+        return {} if experts is None else {name: self._private_posterior(name, experts) for name in names}
+
     def decode(self, z: Tensor, to: str | Sequence[str] | None = None, *, params: bool = False) -> dict[str, Tensor]:
         """Decode latents z [..., D] into some modalities (default: all).
 
@@ -433,6 +441,18 @@ class MultimodalVAE(nn.Module, ABC):
             n_samples=n_samples,
             seed=self._private_seed(seed, name),
         )
+
+    def _private_posterior(self, name: str, experts: Experts) -> Posterior | MixturePosterior:
+        """A modality's private posterior, [B, P]; its prior where the modality is not observed."""
+        mu, logvar, observed = self._private_expert(name, experts)
+        return Posterior(torch.where(observed, mu, 0.0), torch.where(observed, logvar, 0.0))
+
+    def _private_expert(self, name: str, experts: Experts) -> tuple[Tensor, Tensor, Tensor]:
+        """(mu, logvar, observed): [B, P] each, whatever where not observed, and bool [B, 1]."""
+        place = list(self.modalities).index(name)
+        zero = experts.mu[place].new_zeros(experts.mask.shape[0], self.private_dims[name])
+        mu, logvar = experts.private.get(name) or (zero, zero)
+        return mu, logvar, experts.mask[:, place : place + 1]
 
     def with_private(
         self, name: str, z: Tensor, experts: Experts, observed: Tensor | None, seed: Tensor | None = None

@@ -146,6 +146,10 @@ class MMVAEPlus(MMVAE):
         priors = self.private_priors if self.generate_from == "prior" else self.auxiliary_priors
         return priors[name].sample(n, self._private_seed(seed, name))
 
+    def _private_posterior(self, name: str, experts: Experts) -> MixturePosterior:
+        mu, logvar, observed = self._private_expert(name, experts)
+        return MixturePosterior([mu], [logvar], observed, self.family, self.private_priors[name])
+
     def _propose_private(self, q: Posterior, name: str, n_samples: int, seed: Tensor) -> tuple[Tensor, Tensor]:
         w = functional.reparameterize(q.mu, q.logvar, n_samples, family=self.family, seed=seed)
         log_q = functional.mixture_log_prob(w, [q.mu], [torch.exp(0.5 * q.logvar)], family=self.family)
