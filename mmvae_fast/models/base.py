@@ -98,8 +98,8 @@ class MultimodalVAE(nn.Module, ABC):
         if _modality_dim is not None:  # latents of their own below the shared one
             sizes = _private_dims(_modality_dim, self.modalities, "modality_dim", least=1)
         self.network_dims = sizes
-        self.encoders = nn.ModuleDict({name: m.make_encoder(sizes[name]) for name, m in modalities.items()})
-        self.decoders = nn.ModuleDict({name: m.make_decoder(sizes[name]) for name, m in modalities.items()})
+        self.encoders = nn.ModuleDict({name: m.encoder_for(sizes[name]) for name, m in modalities.items()})
+        self.decoders = nn.ModuleDict({name: m.decoder_for(sizes[name]) for name, m in modalities.items()})
         self.prior = StandardNormal(latent_dim)
         self.private_priors = nn.ModuleDict({name: StandardNormal(p) for name, p in self.private_dims.items() if p})
         self.fusion = self.make_fusion()
@@ -519,7 +519,7 @@ class MultimodalVAE(nn.Module, ABC):
         }
 
     def config(self) -> dict[str, Any]:
-        """Everything but the weights, as JSON; custom networks are noted, not described."""
+        """Everything but the weights, as JSON; custom networks are noted, or described by their import paths."""
         return {
             "format": checkpoint.FORMAT,
             "schema_version": checkpoint.SCHEMA_VERSION,
@@ -540,16 +540,21 @@ class MultimodalVAE(nn.Module, ABC):
         folder: str | os.PathLike,
         encoders: Mapping[str, nn.Module] | None = None,
         decoders: Mapping[str, nn.Module] | None = None,
+        *,
+        allow_import: bool | str | Sequence[str] = False,
     ) -> Self:
         """A saved model. ``MultimodalVAE.load`` takes any model, ``MoPoE.load`` only a MoPoE.
 
         Args:
             encoders, decoders: for every modality saved with a custom network, a module of the same structure.
+            allow_import: import custom networks that were given by their import path: True, or only those in these
+                packages (with all that is in them). Importing runs their code: allow what you trust.
 
         Raises:
-            ValueError: not a model folder, damaged, of another model, or custom networks missing.
+            ValueError: not a model folder, damaged, of another model, custom networks missing, or their import not
+                allowed or impossible.
         """
-        return checkpoint.load(cls, folder, encoders or {}, decoders or {})
+        return checkpoint.load(cls, folder, encoders or {}, decoders or {}, allow_import)
 
 
 def draw(q: Posterior | MixturePosterior, n_samples: int, seed: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,7 +75,7 @@ class CVAE(MultimodalVAE):
         (self.context_dim,) = layer_sizes("context_dim", [context_dim])
         size = 2 * latent_dim
         self.decoders = nn.ModuleDict(
-            {name: self.modalities[name].make_decoder(latent_dim + context_dim) for name in self.targets}
+            {name: self.modalities[name].decoder_for(latent_dim + context_dim) for name in self.targets}
         )
         self.recognition = Pool(self.modalities, size, self.joint_hidden, size)
         self.conditional_prior = Pool(self.condition, size, self.joint_hidden, size) if learned_prior else None
