@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import checkpoint, likelihood
-from mmvae_fast.models.batch import Batch, Mask, check_batch, hide
+from mmvae_fast.models.batch import Batch, Mask, blank_missing, check_batch, hide
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.hierarchy import log_density_at, noise
 from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
@@ -322,15 +322,19 @@ class MultimodalVAE(nn.Module, ABC):
                         f"modality {name!r}: its encoder returned {what} in {value.dtype}, expected {like.dtype} as "
                         f"modality {first!r} has its mu"
                     )
-        # not one tensor for all that is absent: torch.compile refuses functions that take the same one twice
-        widths = {n: size - self.private_dims[n] for n, size in self.network_dims.items()}
-        experts = {n: present.get(n) or [like.new_zeros(batch.rows, w) for _ in range(2)] for n, w in widths.items()}
-        mus, logvars = ([experts[n][i][:, :w] for n, w in widths.items()] for i in range(2))
-        private = {
-            n: Posterior(mu[:, widths[n] :], lv[:, widths[n] :])
-            for n, (mu, lv) in present.items()
-            if self.private_dims[n]
-        }
+        mus, logvars, private = [], [], {}
+        for name, size in self.network_dims.items():
+            shared = size - self.private_dims[name]
+            if name not in present:
+                # not one tensor for all that is absent: torch.compile refuses functions that take the same one twice
+                mu, logvar = (like.new_zeros(batch.rows, shared) for _ in range(2))
+            else:
+                mu, logvar = (blank_missing(t, batch.observed[name]) for t in present[name])
+                if shared < size:
+                    private[name] = Posterior(mu[:, shared:], logvar[:, shared:])
+                    mu, logvar = mu[:, :shared], logvar[:, :shared]
+            mus.append(mu)
+            logvars.append(logvar)
         return Experts(mus, logvars, batch.mask, private)
 
     def _training_experts(self, batch: Batch) -> Experts:
@@ -373,17 +377,25 @@ class MultimodalVAE(nn.Module, ABC):
         params = self._decode(name, z)
         return self.modalities[name].log_likelihood(batch.data[name], params, batch.observed[name])
 
-    def scores(self, batch: Batch, z: Latents) -> dict[str, Tensor]:
-        """:meth:`score` of every modality in the batch: z [..., B, D], or by modality [..., B, D + P]."""
-        return {name: self.score(batch, name, z if isinstance(z, Tensor) else z[name]) for name in self.scored(batch)}
-
     def scored(self, batch: Batch) -> list[str]:
         """The modalities of a batch whose likelihoods count: all, unless the model takes some as given."""
         return list(batch.data)
 
-    def weighted(self, log_likelihood: Mapping[str, Tensor]) -> Tensor:
-        """The modalities' log-likelihoods (means over rows) as they enter the loss: with their weights, summed."""
-        return self.likelihood_weights(log_likelihood)
+    # With small networks a step costs as much as the number of its operations: what there is of each modality goes
+    # through them in one tensor, the modalities of `scored` first.
+
+    def scores(self, batch: Batch, z: Latents) -> Tensor:
+        """:meth:`score` of every modality that is scored, [scored, ..., B]: z [..., B, D], or by modality
+        [..., B, D + P]."""
+        names = self.scored(batch)
+        if not names:
+            return self._zero.new_zeros(0, batch.rows)
+        return torch.stack([self.score(batch, name, z if isinstance(z, Tensor) else z[name]) for name in names])
+
+    def weighted(self, batch: Batch, log_likelihood: Tensor) -> Tensor:
+        """Log-likelihoods [scored, ...] as they enter the loss: each with its modality's weight, and what that costs if
+        it is learned."""
+        return self.likelihood_weights(self.scored(batch), log_likelihood)
 
     def paid(self, kl: Tensor) -> Tensor:
         """A KL divergence (mean over rows) as it enters the loss, before beta: at least ``free_bits``."""
@@ -391,9 +403,14 @@ class MultimodalVAE(nn.Module, ABC):
 
     def elbo(self, batch: Batch, z: Latents, kl: Tensor, beta: float | Tensor) -> Output:
         """The negative ELBO of latents z [B, D] (or by modality) whose KL divergences are kl [B]."""
-        ll = means(self.scores(batch, z))
-        divergence = mean(kl)
-        return output(beta * self.paid(divergence) - self.weighted(ll), divergence, ll)
+        ll, divergence = mean(self.scores(batch, z)), mean(kl)
+        loss = beta * self.paid(divergence) - self.weighted(batch, ll).sum()
+        return self.output(batch, loss, divergence, ll)
+
+    def output(self, batch: Batch, loss: Tensor, kl: Tensor, log_likelihood: Tensor) -> Output:
+        """What a model returns, of log-likelihoods [scored]: the loss as it is, the rest for the record."""
+        kl, ll = kl.detach(), log_likelihood.detach()
+        return Output(loss, ll.sum() - kl, kl, dict(zip(self.scored(batch), ll.unbind(), strict=True)))
 
     def propose(self, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> tuple[Latents, Tensor]:
         """Latents to estimate log p(x) with: z [K, B, D] (or by modality [K, B, D + P]) from the posterior, and
@@ -568,8 +585,8 @@ def draw(q: Posterior | MixturePosterior, n_samples: int, seed: Tensor) -> tuple
 
 
 def mean(values: Tensor) -> Tensor:
-    """Mean over rows; 0, not NaN, if there are none."""
-    return values.sum() / max(values.shape[0], 1)
+    """Mean over rows, the last dimension: [..., B] -> [...]; 0, not NaN, if there are none."""
+    return values.mean(-1) if values.shape[-1] else values.sum(-1)
 
 
 _MANY_ROWS = 512
@@ -580,22 +597,9 @@ def _convolutional(network: nn.Module) -> bool:
 
 
 def over_sources(values: Tensor, observed: Tensor) -> Tensor:
-    """Mean over rows of the mean over their observed sources, [sources, B] both; a row without any counts 0."""
-    return mean(torch.where(observed, values, 0.0).sum(0) / observed.sum(0).clamp(min=1))
-
-
-def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """:func:`mean` of several [B] by name, in three operations: with small networks their number is what counts."""
-    if not values:
-        return {}
-    together = torch.stack(list(values.values()))
-    return dict(zip(values, (together.sum(1) / max(together.shape[1], 1)).unbind(), strict=True))
-
-
-def output(loss: Tensor, kl: Tensor, log_likelihood: Mapping[str, Tensor]) -> Output:
-    """What a model returns: the loss as it is, the rest for the record."""
-    ll = {name: value.detach() for name, value in log_likelihood.items()}
-    return Output(loss, sum(ll.values()) - kl.detach(), kl.detach(), ll)
+    """Mean over rows of the mean over their observed sources, [..., sources, B] and [sources, B]; a row without any
+    counts 0."""
+    return mean(torch.where(observed, values, 0.0).sum(-2) / observed.sum(0).clamp(min=1))
 
 
 def _gaussian(name: str, output: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,11 @@ class Batch:
     def rows(self) -> int:
         return self.mask.shape[0]
 
+    def of_present(self, values: Tensor, dim: int = 0) -> Tensor:
+        """Of values for every modality in dimension ``dim``, those of the modalities in the batch; contiguous."""
+        of_all = values.unbind(dim)
+        return torch.stack([of_all[m] for m, name in enumerate(self.order) if name in self.data], dim)
+
     def only(self, names: Sequence[str]) -> Batch:
         """Of some modalities, the others missing everywhere; those of them that the batch lacks are missing, too."""
         keep = torch.tensor([name in names for name in self.order], device=self.mask.device)
@@ -49,7 +54,7 @@ class Batch:
 def hide(batch: Batch, mask: Tensor) -> Batch:
     """The batch with less observed: ``mask`` bool [B, M], nowhere True where the batch's is not."""
     observed: dict[str, Tensor | None] = {n: mask[:, i] for i, n in enumerate(batch.order) if n in batch.data}
-    data = {name: _blank_missing(x, observed[name]) for name, x in batch.data.items()}
+    data = {name: blank_missing(x, observed[name]) for name, x in batch.data.items()}
     return Batch(data, observed, mask, batch.order)
 
 
@@ -85,7 +90,7 @@ def check_batch(
     columns = _columns(modalities, mask, rows, device)
     observed = {name: columns.get(name) for name in present}
     return Batch(
-        data={name: _blank_missing(batch[name], observed[name]) for name in present},
+        data={name: blank_missing(batch[name], observed[name]) for name in present},
         observed=observed,
         mask=_stack(modalities, observed, rows, device),
         order=tuple(modalities),
@@ -122,7 +127,7 @@ def _check_mask(what: str, mask: Any, shape: tuple[int, ...], letters: str, devi
         raise ValueError(f"{what} is on {mask.device}, expected {device} like the model")
 
 
-def _blank_missing(x: Tensor, observed: Tensor | None) -> Tensor:
+def blank_missing(x: Tensor, observed: Tensor | None) -> Tensor:
     """Zeros in missing rows: selected, because NaN times the zero gradient of a missing row is NaN in the weights'."""
     if observed is None:
         return x

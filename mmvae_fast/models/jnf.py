@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import layer_sizes, mean, output, positive
+from mmvae_fast.models.base import layer_sizes, mean, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.flows import MAF
@@ -81,16 +81,16 @@ class JNF(TwoStageVAE):
     ) -> Output:
         with torch.no_grad():
             z = self.joint_posterior(batch, experts).sample(seed=seed)
-        ll = {}
+        ll = []
         for m, name in enumerate(self.modalities):
             if name in batch.data:
                 observed = batch.mask[:, m]
                 u, log_det = self._flow(name).to_base(z)
                 scale = torch.exp(0.5 * experts.logvar[m])
                 log_base = functional.mixture_log_prob(u, [experts.mu[m]], [scale], observed[:, None])
-                ll[name] = mean(torch.where(observed, log_base + log_det, 0.0))
-        loss = -sum(ll.values(), start=z.new_zeros(()))
-        return output(loss, torch.zeros_like(loss), ll)
+                ll.append(mean(torch.where(observed, log_base + log_det, 0.0)))
+        loss = -torch.stack(ll).sum()
+        return self.output(batch, loss, torch.zeros_like(loss), torch.stack(ll))
 
     def _flow(self, name: str) -> Any:
         return self.flows[name]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, means, number, output
+from mmvae_fast.models.base import MultimodalVAE, mean, number
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output
@@ -76,9 +76,9 @@ class MoPoE(MultimodalVAE):
         )
         private = {name: self.sample_private(name, experts, seed) for name in experts.private}
         latents = {name: torch.cat([z, private[name].z], -1) if name in private else z for name in batch.data}
-        ll = means(self.scores(batch, latents))
+        ll = mean(self.scores(batch, latents))
         divergence, private_kl = mean(kl), [mean(q.kl) for q in private.values()]
-        loss = beta * self.paid(divergence) - self.weighted(ll)
+        loss = beta * self.paid(divergence) - self.weighted(batch, ll).sum()
         if private_kl:
             loss = loss + self.beta_private * sum(self.paid(own) for own in private_kl)
-        return output(loss, sum(private_kl, start=divergence), ll)
+        return self.output(batch, loss, sum(private_kl, start=divergence), ll)

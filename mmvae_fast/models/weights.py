@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,13 @@ _BOUND = 4.0  # of a learned log weight: where log-likelihoods are densities abo
 
 
 class LikelihoodWeights(nn.Module):
-    """Called with log-likelihoods by modality (means over rows), gives their weighted sum.
+    """Called with names of modalities and their log-likelihoods [names, ...], gives these with their weights.
 
     Args:
         weights: "none" (all 1); "dimension" (size of the largest modality over its own); numbers by modality; or
-            "learned": the sum over m of w_m ll_m + size_m / 2 log w_m, w_m a parameter from 1 on, kept in
-            [e^-4, e^4]: the likelihood at a temperature 1 / w_m, normalised as that of a Gaussian whose variance it
-            scales (Kendall, Gal & Cipolla, Multi-Task Learning Using Uncertainty, 2018, equation 7).
+            "learned": w_m ll_m + size_m / 2 log w_m, w_m a parameter from 1 on, kept in [e^-4, e^4]: the likelihood
+            at a temperature 1 / w_m, normalised as that of a Gaussian whose variance it scales (Kendall, Gal &
+            Cipolla, Multi-Task Learning Using Uncertainty, 2018, equation 7).
     """
 
     def __init__(self, weights: str | Mapping[str, float], modalities: Mapping[str, Modality]) -> None:
@@ -36,16 +36,15 @@ class LikelihoodWeights(nn.Module):
     def __getitem__(self, name: str) -> float | Tensor:
         return self._learned(name).exp() if self.fixed is None else self.fixed[name]
 
-    def forward(self, log_likelihood: Mapping[str, Tensor]) -> Tensor | float:
-        if self.fixed is None:
-            return sum(self[name] * ll for name, ll in log_likelihood.items()) + self.normalizer(log_likelihood)
-        return sum(ll if self.fixed[name] == 1 else self.fixed[name] * ll for name, ll in log_likelihood.items())
+    def forward(self, names: Sequence[str], log_likelihood: Tensor) -> Tensor:
+        fixed = self.fixed
+        if fixed is not None and all(fixed[name] == 1 for name in names):
+            return log_likelihood
+        return torch.stack([self._weigh(name, ll) for name, ll in zip(names, log_likelihood.unbind(), strict=True)])
 
-    def normalizer(self, names: Iterable[str]) -> Tensor | float:
-        """What learned weights are charged, for models that apply the weights themselves; 0 if they are not learned."""
-        if self.fixed is not None:
-            return 0.0
-        return sum(0.5 * self._sizes[name] * self._learned(name) for name in names)
+    def _weigh(self, name: str, log_likelihood: Tensor) -> Tensor:
+        weighted = self[name] * log_likelihood
+        return weighted if self.fixed is not None else weighted + 0.5 * self._sizes[name] * self._learned(name)
 
     def _learned(self, name: str) -> Tensor:
         return _BOUND * torch.tanh(self.log_weights[name] / _BOUND)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import moments
+from conftest import MODELS, moments
 from naive import naive_loss
 
 from mmvae_fast.models import JNF, MHVAE, MMVAE, MVAE, MoPoE, Nexus
@@ -32,6 +32,21 @@ def test_loss_and_gradients_are_the_papers(make_model, batch, mask, masked):
         if own.grad is None and other.grad is None:
             continue
         torch.testing.assert_close(own.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("kind", ["MVAE", "MVAE+2", "DMVAE"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_learned_weights_are_charged_in_every_elbo_of_a_sum(kind, batch, mask, masked):
+    model = MODELS[kind](beta=1.7, likelihood_weights="learned").double()
+    with torch.no_grad():
+        for i, log_weight in enumerate(model.likelihood_weights.log_weights.values()):
+            log_weight.fill_(0.3 * i - 0.4)
+    loss, _, _ = naive_loss(model, batch, mask if masked else torch.ones_like(mask), SEED)
+    parameters = list(model.likelihood_weights.parameters())
+    output = model(batch, mask if masked else None, seed=SEED)
+    torch.testing.assert_close(output.loss, loss)
+    ours, theirs = (torch.autograd.grad(of, parameters) for of in (output.loss, loss))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_beta_and_weights_enter_the_loss_only(make_model, batch):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import moments
+from conftest import MODELS, moments
 
 from mmvae_fast.models import MHVAE, MMVAE
 
@@ -154,3 +154,30 @@ def test_the_caller_keeps_his_batch(model, batch, mask):
     torch.testing.assert_close(batch, before, rtol=0, atol=0)
     assert torch.equal(mask, kept)
     assert list(by_name) == ["image"]
+
+
+class Fragile(torch.nn.Module):
+    """An encoder that makes infinities of a row of zeros, which is what a missing row is given as."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x):
+        mu, logvar = self.encoder(x)
+        blank = (x == 0).flatten(1).all(1, keepdim=True)
+        return torch.where(blank, torch.nan, mu), torch.where(blank, torch.inf, logvar)
+
+
+@pytest.mark.parametrize("kind", ["MVAE", "MVAE+2", "MMVAE", "MMJSD", "MCVAE", "CRMVAE", "MMVAE+", "DMVAE"])
+def test_what_encoders_make_of_missing_rows_does_not_matter(kind, batch, mask):
+    model = MODELS[kind](beta=1.0).double()
+    expected = run(model, batch, mask)
+    for name in NAMES:
+        model.encoders[name] = Fragile(model.encoders[name])
+    batch["text"] = batch["text"] + (batch["text"] == 0)  # no observed row of zeros
+    model.encoders["text"] = model.encoders["text"].encoder
+    output, fragile = run(model, batch, mask)
+    assert output.loss.isfinite()
+    assert len(fragile) == len(expected[1])
+    assert all(g is None or g.isfinite().all() for g in fragile.values())

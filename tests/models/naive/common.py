@@ -35,6 +35,20 @@ def log_p(modality, x, params):
     return total
 
 
+def noise_of_each(draw, seed, names, rows, dim, *samples):
+    """One draw for all experts, one after another along the dimensions: by modality, [..., rows, dim]."""
+    together = draw(seed, rows, len(names) * dim, *samples, dtype=torch.float64)
+    return {n: together[..., i * dim : (i + 1) * dim] for i, n in enumerate(names)}
+
+
+def learned_charge(model, name):
+    """What the weight w of one modality's likelihood costs: the log normaliser of a Gaussian with variance 1 / w."""
+    if model.likelihood_weights.option() != "learned":
+        return 0.0
+    w = torch.exp(4 * torch.tanh(model.likelihood_weights.log_weights[name] / 4))
+    return model.modalities[name].size * torch.log(torch.sqrt(w))
+
+
 def experts_of_row(model, batch, row, observed):
     """Encoders see the one row only."""
     return {m: [t[0] for t in model.encoders[m](batch[m][row : row + 1])] for m in observed}

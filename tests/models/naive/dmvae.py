@@ -3,16 +3,18 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, product
+from .common import Record, decode_row, experts_of_row, kl_to_prior, learned_charge, log_p, noise_of_each, product
 
 
 def loss(model, batch, mask, seed):
     """One ELBO after another; nothing is computed once that could be computed again."""
     names, rows, dim, sizes = list(model.modalities), mask.shape[0], model.latent_dim, model.private_dims
     base = seed_tensor(seed)
+    own_eps = noise_of_each(philox_normal, branch(base, 1), names, rows, dim)
     record = Record(model, rows)
     for s in range(1 + len(names)):
-        eps = philox_normal(branch(base, s), rows, dim, dtype=torch.float64)
+        record.loss = record.loss - sum(learned_charge(model, n) for n in names)
+        eps = philox_normal(base, rows, dim, dtype=torch.float64) if s == 0 else own_eps[names[s - 1]]
         for b in range(rows):
             there = [n for i, n in enumerate(names) if mask[b, i]]
             if not there or (s > 0 and names[s - 1] not in there):

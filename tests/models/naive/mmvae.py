@@ -1,17 +1,25 @@
 import torch
 
-from mmvae_fast.models.seeds import branch
-from mmvae_fast.reference import philox_laplace, philox_normal, seed_tensor
+from mmvae_fast.reference import philox_laplace, philox_normal
 
-from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows, sticking
+from .common import (
+    Record,
+    decode_row,
+    experts_of_row,
+    log_laplace,
+    log_normal,
+    log_p,
+    noise_of_each,
+    observed_rows,
+    sticking,
+)
 
 
 def loss(model, batch, mask, seed):
     """Gradients of IWAE and STL as they are. DReG: its own rule, on the detached sample, then into the encoder."""
     names, rows, samples, dim = list(model.modalities), mask.shape[0], model.n_samples, model.latent_dim
     log_density, noise = (log_laplace, philox_laplace) if model.family == "laplace" else (log_normal, philox_normal)
-    base = seed_tensor(seed)
-    eps = {n: noise(branch(base, i), rows, dim, samples, dtype=torch.float64) for i, n in enumerate(names)}
+    eps = noise_of_each(noise, seed, names, rows, dim, samples)
     scale = dim * torch.softmax(model.prior.logits, -1)
     record = Record(model, rows)
     for b, there in observed_rows(names, mask):

@@ -3,7 +3,17 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_laplace, philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows, sticking
+from .common import (
+    Record,
+    decode_row,
+    experts_of_row,
+    log_laplace,
+    log_normal,
+    log_p,
+    noise_of_each,
+    observed_rows,
+    sticking,
+)
 
 
 def log_weight(model, fit, u, w, log_density, log_q_u, log_q_w, log_p_w):
@@ -28,7 +38,7 @@ def loss(model, batch, mask, seed):
     sizes = model.private_dims
     log_density, noise = (log_laplace, philox_laplace) if model.family == "laplace" else (log_normal, philox_normal)
     base, count = seed_tensor(seed), len(names)
-    eps_u = {n: noise(branch(base, i), rows, dim, samples, dtype=torch.float64) for i, n in enumerate(names)}
+    eps_u = noise_of_each(noise, base, names, rows, dim, samples)
     eps_w, eps_r = {}, {}
     for i, n in enumerate(names):
         if sizes[n]:
