@@ -39,7 +39,9 @@ class MMVAE(MultimodalVAE):
         n_samples: K; 20 or 30 in the paper.
         family: of the experts and the prior: "laplace" (the paper's choice; an encoder's logvar is then 2 log scale)
             or "normal".
-        estimator: of the gradient: "dreg" (doubly reparameterised, the paper's) or "iwae" (plain).
+        estimator: of the gradient: "dreg" (doubly reparameterised, the paper's) or "iwae" (plain). With more than one
+            modality in a row and K > 1 "dreg" is biased, as the paper's is: its weights hold the mixture, its samples
+            come from one expert (:func:`mmvae_fast.models.importance.dreg`).
         tight: the tighter bound; it lets modalities that explain all data better take over.
         learned_prior: whether the prior's scales are learned (their mean stays 1).
 
@@ -93,9 +95,9 @@ class MMVAE(MultimodalVAE):
 
         observed = experts.mask[:, sources].t()  # [sources, B]
         if self.tight:
-            bound = mean(self._bound(log_weights, z, observed.repeat_interleave(self.n_samples, 0)))
+            bound = mean(self._bound(log_weights, z, beta, observed.repeat_interleave(self.n_samples, 0)))
         else:
-            bound = over_sources(self._bound(log_weights, z), observed)
+            bound = over_sources(self._bound(log_weights, z, beta), observed)
 
         def average(values: Tensor) -> Tensor:  # over rows, their observed sources, and samples
             of_sources = values.unflatten(0, (len(sources), -1)).mean(1) if self.tight else values.mean(0)
@@ -114,5 +116,5 @@ class MMVAE(MultimodalVAE):
             mus, scales = [mu.detach() for mu in mus], [scale.detach() for scale in scales]
         return functional.mixture_log_prob(z, mus, scales, mask, family=self.family)
 
-    def _bound(self, log_weights: Tensor, z: Tensor, counted: Tensor | None = None) -> Tensor:
-        return iwae(log_weights, counted) if self.estimator == "iwae" else dreg(log_weights, z, counted)
+    def _bound(self, log_weights: Tensor, z: Tensor, beta: float | Tensor, counted: Tensor | None = None) -> Tensor:
+        return iwae(log_weights, counted) if self.estimator == "iwae" else dreg(log_weights, z, counted, beta)

@@ -48,7 +48,8 @@ class MMVAEPlus(MMVAE):
             give, and decoders take, D + P.
         n_samples: K; 10 or 1 in the paper, with beta 2.5 on PolyMNIST.
         family: of experts and priors: "laplace" (the paper's; an encoder's logvar is then 2 log scale) or "normal".
-        estimator: of the gradient: "dreg" (doubly reparameterised, in u and w) or "iwae" (plain).
+        estimator: of the gradient: "dreg" (doubly reparameterised, in u and w; biased as :class:`MMVAE`'s) or "iwae"
+            (plain).
         learned_prior: whether the scales of p(u) are learned (their mean stays 1).
         generate_from: where draws of w come from: "prior", p(w_m), as in the paper; or "auxiliary", r_m.
 
@@ -111,7 +112,7 @@ class MMVAEPlus(MMVAE):
             for i, m in enumerate(sources):
                 for latent in (u[i], w.get(names[m])):
                     if latent is not None:
-                        weigh_gradient(latent, weights[:, i])
+                        weigh_gradient(latent, weights[:, i], beta)
 
         observed = torch.stack([experts.mask[:, m] for m in sources])  # [sources, B]
         loss = -over_sources(bound, observed) - self.likelihood_weights.normalizer(scores)

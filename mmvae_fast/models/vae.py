@@ -90,7 +90,7 @@ class IWAE(VAE):
         (name,) = self.modalities
         score = self.score(batch, name, z)
         log_weights = self.likelihood_weights[name] * score - beta * divergence
-        bound = iwae(log_weights) if self.estimator == "iwae" else dreg(log_weights, z)
+        bound = iwae(log_weights) if self.estimator == "iwae" else dreg(log_weights, z, beta=beta)
         bound = mean(torch.where(observed[:, 0], bound, 0.0)) + self.likelihood_weights.normalizer([name])
         kl = mean(torch.where(observed[:, 0], divergence.mean(0), 0.0))
         return output(-bound, kl, {name: mean(score.mean(0))})

@@ -7,7 +7,11 @@ from .common import Record, decode_row, experts_of_row, log_laplace, log_normal,
 
 
 def loss(model, batch, mask, seed):
-    """Gradients of the IWAE bound as they are. DReG: its own rule, on the detached sample, then into the encoder."""
+    """Gradients of the IWAE bound as they are. DReG: its own rule, on the detached sample, then into the encoder.
+
+    lw = f(z) - beta log q(z), so d/dphi log mean e^lw = sum w [lw'(z) dz - beta dlog q(z)], of which the last has the
+    mean of beta w'(z) dz = beta (w - w^2) lw'(z) dz.
+    """
     names, rows, samples, dim = list(model.modalities), mask.shape[0], model.n_samples, model.latent_dim
     log_density, noise = (log_laplace, philox_laplace) if model.family == "laplace" else (log_normal, philox_normal)
     base = seed_tensor(seed)
@@ -47,6 +51,7 @@ def loss(model, batch, mask, seed):
                 for wk, lw in zip(w, group, strict=True):
                     z, leaf = next(flat)
                     (slope,) = torch.autograd.grad(lw, leaf, retain_graph=True)
-                    value = value + ((wk**2 * slope).detach() * (z - z.detach())).sum()
+                    rule = wk - model.beta * (wk - wk**2)
+                    value = value + ((rule * slope).detach() * (z - z.detach())).sum()
             record.add(-value / len(groups))
     return record.result()

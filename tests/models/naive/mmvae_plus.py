@@ -74,6 +74,7 @@ def loss(model, batch, mask, seed):
                 value = (weights * stacked).sum()
                 for wk, lw, (z, leaf) in zip(weights, log_weights, leaves, strict=True):
                     (slope,) = torch.autograd.grad(lw, leaf, retain_graph=True)
-                    value = value + ((wk**2 * slope).detach() * (z - z.detach())).sum()
+                    rule = wk - model.beta * (wk - wk**2)  # see mmvae.py
+                    value = value + ((rule * slope).detach() * (z - z.detach())).sum()
             record.add(-value / len(there))
     return record.result()
