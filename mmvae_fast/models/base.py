@@ -45,7 +45,8 @@ class MultimodalVAE(nn.Module, ABC):
             of the largest modality over its own, so that all weigh about the same), "learned", or numbers by modality.
             See :class:`mmvae_fast.models.weights.LikelihoodWeights`.
         free_bits: so many nats of a KL divergence (the mean over rows) cost nothing: max(KL, free_bits) instead of KL
-            in the loss (Kingma et al. 2016, with the latent as one group).
+            in the loss (Kingma et al. 2016, with the latent as one group). Importance-weighted bounds (IWAE, MMVAE,
+            MMVAE+, CMVAE) have no such term and refuse it.
         modality_dropout: in training, each observed modality of a row is taken for missing with this probability, but
             never all that a row has (Neverova et al. 2016); also from the likelihoods of the loss.
     """
@@ -641,3 +642,12 @@ def _private_dims(
         if type(value) is not int or value < least:
             raise ValueError(f"{what} of modality {name!r} is {value!r}, expected an integer, {least} or more")
     return {name: dims[name] for name in modalities}
+def no_free_bits(model: MultimodalVAE) -> None:
+    """What models whose bound weighs samples by log p - log q ask of their options."""
+    if model.free_bits > 0:
+        raise ValueError(
+            f"free_bits is {model.free_bits}, expected 0: the importance-weighted bound of {type(model).__name__} has "
+            "no KL divergence to hold; beta and its warm-up weigh the latents' cost"
+        )
+
+

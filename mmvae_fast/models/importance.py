@@ -54,7 +54,8 @@ def dreg(log_weights: Tensor, z: Tensor, counted: Tensor | None = None, beta: fl
     beta = 1 what remains of the encoders' w_k dlw_k/dz_k is the paper's w_k^2.
 
     That holds where z is a draw of the q in its log weight. Of a mixture of experts, z is a draw of one of them while q
-    is the mixture: with K > 1 the gradient is then biased, an approximation that the authors of MMVAE make, too; "iwae" is unbiased.
+    is the mixture: with K > 1 the gradient is then biased, an approximation that the authors of MMVAE make, too. "iwae"
+    is unbiased.
 
     Source: Tucker et al., Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives, 2019, equation 8.
     """

@@ -37,7 +37,7 @@ class JNF(TwoStageVAE):
     First stage: mean over rows of -sum_m w_m log p(x_m | z) + beta KL(q_J || p), z ~ q_J. Second stage, with the joint
     encoder and the decoders frozen: mean over rows of -sum_m log q_m(z | x_m), z ~ q_J, which is
     sum_m KL(q_J || q_m) and a constant. All sums are over what the row has (our rule; the paper trains on complete
-    rows). In the second stage beta and the likelihoods' weights have no part, and nothing is decoded:
+    rows). In the second stage beta, free bits and the likelihoods' weights have no part, and nothing is decoded:
     ``log_likelihood`` of the output holds log q_m(z | x_m), and ``kl`` is 0.
 
     ``encode`` gives q_J where all modalities of all rows are observed, else a :class:`FlowPosterior`: for a set S of

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output, over_sources, positive
+from mmvae_fast.models.base import MultimodalVAE, mean, no_free_bits, output, over_sources, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.importance import dreg, iwae
@@ -70,6 +70,7 @@ class MMVAE(MultimodalVAE):
             raise ValueError(f"estimator is {estimator!r}, expected one of {ESTIMATORS}")
         self.__dict__["family"] = family  # before the module exists, which makes its fusion
         super().__init__(modalities, latent_dim, **options)
+        no_free_bits(self)
         self.n_samples, self.estimator, self.tight, self.learned_prior = n_samples, estimator, tight, learned_prior
         self.prior = LearnedScale(latent_dim, family, learned_prior)
 

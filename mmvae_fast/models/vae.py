@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output, positive
+from mmvae_fast.models.base import MultimodalVAE, mean, no_free_bits, output, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.importance import dreg, iwae
@@ -72,6 +72,7 @@ class IWAE(VAE):
         **options: Any,
     ) -> None:
         super().__init__(modalities, latent_dim, **options)
+        no_free_bits(self)
         positive("n_samples", n_samples)
         if estimator not in ("iwae", "dreg"):
             raise ValueError(f"estimator is {estimator!r}, expected 'iwae' or 'dreg'")
