@@ -246,6 +246,10 @@ class MultimodalVAE(nn.Module, ABC):
             raise ValueError(f"sample: n is {n!r}, expected 0 or more")
         seed = seed_tensor(seed, device=self.device)
         z = (self.prior if prior is None else prior).sample(n, seed).to(self.dtype)
+        if tuple(z.shape) != (n, self.latent_dim):
+            raise ValueError(
+                f"sample: prior drew latents [n, D] = {list(z.shape)}, expected {[n, self.latent_dim]} like the model's"
+            )
         latents = {name: self.with_prior_private(name, z, seed) for name in names}
         return {name: self.modalities[name].predict(self._decode(name, of)) for name, of in latents.items()}
 
