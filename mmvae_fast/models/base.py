@@ -277,6 +277,11 @@ class MultimodalVAE(nn.Module, ABC):
 
         Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2016, equation 8.
         """
+        if isinstance(mask, int):
+            raise TypeError(
+                f"log_likelihood: mask, the second argument, is {mask!r}, expected a bool tensor [B, M]; pass the "
+                f"number of samples by its name: n_samples={mask!r}"
+            )
         positive("log_likelihood: n_samples", n_samples)
         positive("log_likelihood: chunk", chunk)
         checked = self._check(batch, mask)
@@ -524,7 +529,9 @@ class MultimodalVAE(nn.Module, ABC):
         encoders: Mapping[str, nn.Module] | None = None,
         decoders: Mapping[str, nn.Module] | None = None,
     ) -> Self:
-        """A saved model. ``MultimodalVAE.load`` takes any model, ``MoPoE.load`` only a MoPoE.
+        """A saved model, in training mode as every new one, whatever mode it was saved in: call ``eval()`` to serve it.
+
+        ``MultimodalVAE.load`` takes any model, ``MoPoE.load`` only a MoPoE.
 
         Args:
             encoders, decoders: for every modality saved with a custom network, a module of the same structure.
@@ -635,6 +642,15 @@ def number(what: str, value: Any) -> float:
     return float(value)
 
 
+def no_free_bits(model: MultimodalVAE) -> None:
+    """What models whose bound weighs samples by log p - log q ask of their options."""
+    if model.free_bits > 0:
+        raise ValueError(
+            f"free_bits is {model.free_bits}, expected 0: the importance-weighted bound of {type(model).__name__} has "
+            "no KL divergence to hold; beta and its warm-up weigh the latents' cost"
+        )
+
+
 def _private_dims(
     dims: int | Mapping[str, int], modalities: Mapping[str, Modality], what: str = "private_dim", least: int = 0
 ) -> dict[str, int]:
@@ -646,12 +662,3 @@ def _private_dims(
         if type(value) is not int or value < least:
             raise ValueError(f"{what} of modality {name!r} is {value!r}, expected an integer, {least} or more")
     return {name: dims[name] for name in modalities}
-def no_free_bits(model: MultimodalVAE) -> None:
-    """What models whose bound weighs samples by log p - log q ask of their options."""
-    if model.free_bits > 0:
-        raise ValueError(
-            f"free_bits is {model.free_bits}, expected 0: the importance-weighted bound of {type(model).__name__} has "
-            "no KL divergence to hold; beta and its warm-up weigh the latents' cost"
-        )
-
-

@@ -95,7 +95,10 @@ class MVAE(MultimodalVAE):
         return output(beta * total_kl - self.weighted(means(total_scores)), joint_kl, means(joint_scores))
 
     def _random_subsets(self, seed: Tensor) -> Tensor:
-        """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device."""
+        """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device.
+
+        Each set, in the order of their bitmasks, has a normal, of the dimension of its place; the k largest draw.
+        """
         if not (self.training and self.n_random_subsets):
             return self._pool[:0]
         keys = philox_normal(seed, 1, len(self._pool), device=self.device)[0]
