@@ -8,7 +8,7 @@ import torch
 from conftest import moments
 from naive import naive_loss
 
-from mmvae_fast.models import JNF, MHVAE, MMVAE, MVAE, MoPoE, Nexus
+from mmvae_fast.models import IWAE, JNF, MHVAE, MMVAE, MVAE, MoPoE, Nexus
 from mmvae_fast.reference import seed_tensor
 
 SEED = 11
@@ -35,7 +35,7 @@ def test_loss_and_gradients_are_the_papers(make_model, batch, mask, masked):
 
 
 def test_beta_and_weights_enter_the_loss_only(make_model, batch):
-    weights = {"image": 2.0, "text": 0.0, "audio": 0.5, "vector": 1.0}
+    weights = {n: w for n, w in {"image": 2.0, "text": 0.0, "audio": 0.5, "vector": 0.8}.items() if n in batch}
     plain, weighted = make_model(), make_model(likelihood_weights=weights)
     if isinstance(plain, JNF) and plain.stage == 2:
         pytest.skip("its second stage has neither")
@@ -78,13 +78,16 @@ class Constant(torch.nn.Module):
         return self.value.expand(z.shape[0], *self.value.shape)
 
 
+def noisy(model):
+    """Whether its loss has noise in it even so: KL divergences estimated from samples, or at sampled latents above."""
+    return isinstance(model, (IWAE, MMVAE, MHVAE, Nexus)) or (isinstance(model, JNF) and model.stage == 2)
+
+
 @pytest.fixture
 def noiseless(make_model):
     model = make_model().eval()  # random subsets are noise, too
-    if isinstance(model, MMVAE) or (isinstance(model, JNF) and model.stage == 2):
-        pytest.skip("its divergence is an estimate from samples; the naive loss has it row by row")
-    if isinstance(model, (MHVAE, Nexus)):
-        pytest.skip("its divergence depends on the sampled latents above; the naive loss has it row by row")
+    if noisy(model):
+        pytest.skip("its loss has noise in it, counted by rows and modalities: see those on average")
     for name, modality in model.modalities.items():
         model.decoders[name] = Constant(modality.param_shape).double()
     return model
@@ -101,7 +104,7 @@ def test_order_of_rows_does_not_matter(noiseless, batch, mask):
     torch.testing.assert_close(moved, noiseless(batch, mask))
 
 
-def test_order_of_modalities_does_not_matter(noiseless, batch, mask):
+def test_order_of_modalities_does_not_matter(noiseless, several, batch, mask):
     names = ["vector", "image", "audio", "text"]
     other = type(noiseless)({n: noiseless.modalities[n] for n in names}, 5, **noiseless.options()).double().eval()
     other.decoders = noiseless.decoders
@@ -111,6 +114,54 @@ def test_order_of_modalities_does_not_matter(noiseless, batch, mask):
     torch.testing.assert_close(theirs.loss, ours.loss)
     torch.testing.assert_close(theirs.kl, ours.kl)
     torch.testing.assert_close(moments(other.encode(batch, mask[:, columns])), moments(noiseless.encode(batch, mask)))
+
+
+def test_a_loss_is_the_sum_of_its_rows(model, batch, mask):
+    """Whatever the others are: with the noise of its place, a row counts the same among others as alone."""
+    alone = [model(batch, mask & (torch.arange(6) == b)[:, None], seed=SEED) for b in range(6)]
+    together = model(batch, mask, seed=SEED)
+    torch.testing.assert_close(sum(output.loss for output in alone), together.loss)
+    torch.testing.assert_close(sum(output.kl for output in alone), together.kl)
+
+
+COPIES, SEEDS = 150, 8
+
+
+def losses(model, batch, mask, copies, first_seed):
+    """Losses of rows that stand there many times, [seeds]; ``copies`` puts them in one order or another."""
+    many = {name: copies(x) for name, x in batch.items()}
+    with torch.no_grad():
+        return torch.stack([model(many, copies(mask), seed=first_seed + s).loss for s in range(SEEDS)])
+
+
+def assert_equal_means(a, b):
+    assert (a.mean() - b.mean()).abs() < 4.5 * ((a.var() + b.var()) / SEEDS).sqrt()
+    assert a.std() < 0.05 * a.mean().abs()  # so that little could hide in the noise
+
+
+@pytest.fixture
+def averaged(make_model):
+    model = make_model().eval()
+    if not noisy(model):
+        pytest.skip("compared without noise above")
+    return model
+
+
+def test_order_of_rows_does_not_matter_on_average(averaged, batch, mask):
+    a = losses(averaged, batch, mask, lambda t: t.repeat_interleave(COPIES, 0), 0)
+    b = losses(averaged, batch, mask, lambda t: t.flip(0).repeat(COPIES, *[1] * (t.dim() - 1)), 100)
+    assert_equal_means(a, b)
+
+
+def test_order_of_modalities_does_not_matter_on_average(averaged, several, batch, mask):
+    names = ["vector", "image", "audio", "text"]
+    other = type(averaged)({n: averaged.modalities[n] for n in names}, 5, **averaged.options()).double()
+    other.load_state_dict(averaged.state_dict())
+    columns = [list(averaged.modalities).index(n) for n in names]
+    a = losses(averaged, batch, mask, lambda t: t.repeat_interleave(COPIES, 0), 0)
+    b = losses(other.eval(), batch, mask[:, columns], lambda t: t.repeat_interleave(COPIES, 0), 100)
+    assert_equal_means(a, b)
+    torch.testing.assert_close(moments(other.encode(batch, mask[:, columns])), moments(averaged.encode(batch, mask)))
 
 
 def test_one_modality_is_an_ordinary_vae(batch):
@@ -149,7 +200,8 @@ def test_compiles_into_one_graph(model, batch, mask):
     """No data-dependent shape, no host sync: either would break the graph."""
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    chosen = {"text": mask[:, 1]}  # with and without a mask, in one
+    name, *_ = [*list(batch)[1:], *batch]
+    chosen = {name: mask[:, list(batch).index(name)]}  # with and without a mask, in one
     expected = model(batch, chosen, seed=SEED)
     expected.loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -158,3 +210,16 @@ def test_compiles_into_one_graph(model, batch, mask):
     output.loss.backward()
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, gradients)
+
+
+def test_inference_compiles_into_one_graph(model, batch, mask):
+    if isinstance(model, JNF):
+        model.hmc_steps = model.hmc_leapfrogs = 1  # all are unrolled
+
+    def infer(batch, mask, seed):
+        return model.encode(batch, mask).sample(seed=seed), model.log_likelihood(batch, mask, n_samples=2, seed=seed)
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(infer, fullgraph=True, backend="eager")(batch, mask, torch.tensor(SEED))
+        torch.testing.assert_close(compiled, infer(batch, mask, SEED))

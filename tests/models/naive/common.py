@@ -35,6 +35,17 @@ def log_p(modality, x, params):
     return total
 
 
+def weight(model, name, given=None):
+    """A modality's weight by the rules that LikelihoodWeights states, from what it was told."""
+    option = (given or model.likelihood_weights)._option
+    if option == "none":
+        return 1.0
+    if option == "dimension":
+        sizes = {n: math.prod(m.shape) for n, m in model.modalities.items()}
+        return max(sizes.values()) / sizes[name]
+    return option[name]
+
+
 def experts_of_row(model, batch, row, observed):
     """Encoders see the one row only."""
     return {m: [t[0] for t in model.encoders[m](batch[m][row : row + 1])] for m in observed}

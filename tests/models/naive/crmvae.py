@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, observed_rows, product
+from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, observed_rows, product, weight
 
 
 def loss(model, batch, mask, seed):
@@ -23,6 +23,6 @@ def loss(model, batch, mask, seed):
             own = experts[m][0] + torch.exp(experts[m][1] / 2) * own_eps[m][b]
             joint[m] = log_p(model.modalities[m], batch[m][b], decode_row(model, m, z))
             alone = log_p(model.modalities[m], batch[m][b], decode_row(model, m, own))
-            total = total - model.likelihood_weights[m] * (joint[m] + alone) / 2
+            total = total - weight(model, m) * (joint[m] + alone) / 2
         record.add(total / (len(there) + 1), kl, **joint)
     return record.result()

@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, product
+from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, product, weight
 
 
 def loss(model, batch, mask, seed):
@@ -37,6 +37,6 @@ def loss(model, batch, mask, seed):
                     latent = torch.cat([u, mu_w + torch.exp(logvar_w / 2) * noise[s, b]])
                     kl = kl + kl_to_prior(mu_w, logvar_w)
                 ll[n] = log_p(model.modalities[n], batch[n][b], decode_row(model, n, latent))
-            total = model.beta * kl - sum(model.likelihood_weights[n] * v for n, v in ll.items())
+            total = model.beta * kl - sum(weight(model, n) * v for n, v in ll.items())
             record.add(total, *((kl,) if s == 0 else ()), **(ll if s == 0 else {}))
     return record.result()

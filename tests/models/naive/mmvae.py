@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_laplace, philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows
+from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows, weight
 
 
 def loss(model, batch, mask, seed):
@@ -36,7 +36,7 @@ def loss(model, batch, mask, seed):
                 ll = {d: log_p(model.modalities[d], batch[d][b], decode_row(model, d, leaf)) for d in there}
                 share = len(there) * samples
                 record.add(0.0, (log_q - log_prior) / share, **{d: v / share for d, v in ll.items()})
-                fit = sum(model.likelihood_weights[d] * v for d, v in ll.items())
+                fit = sum(weight(model, d) * v for d, v in ll.items())
                 log_weights[-1].append(fit - model.beta * (log_q - log_prior))
                 dregs.append((z, leaf))
         groups = [[lw for of_source in log_weights for lw in of_source]] if model.tight else log_weights

@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_laplace, philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows
+from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows, weight
 
 
 def log_weight(model, fit, u, w, log_density, log_q_u, log_q_w, log_p_w):
@@ -59,7 +59,7 @@ def loss(model, batch, mask, seed):
                         own = scale * eps_r[d][names.index(m) * samples + k, b]
                     latent = torch.cat([u, own]) if sizes[d] else u
                     ll[d] = log_p(model.modalities[d], batch[d][b], decode_row(model, d, latent))
-                fit = sum(model.likelihood_weights[d] * v for d, v in ll.items())
+                fit = sum(weight(model, d) * v for d, v in ll.items())
                 lw, log_p_u = log_weight(model, fit, u, w, log_density, log_q_u, log_q_w, log_p_w)
                 share = len(there) * samples
                 divergence = log_q_u + log_q_w - log_p_u - log_p_w
