@@ -6,7 +6,7 @@ import math
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +45,8 @@ class MultimodalVAE(nn.Module, ABC):
             of the largest modality over its own, so that all weigh about the same), "learned", or numbers by modality.
             See :class:`mmvae_fast.models.weights.LikelihoodWeights`.
         free_bits: so many nats of a KL divergence (the mean over rows) cost nothing: max(KL, free_bits) instead of KL
-            in the loss (Kingma et al. 2016, with the latent as one group).
+            in the loss (Kingma et al. 2016, with the latent as one group). Importance-weighted bounds (IWAE, MMVAE,
+            MMVAE+, CMVAE) have no such term and refuse it.
         modality_dropout: in training, each observed modality of a row is taken for missing with this probability, but
             never all that a row has (Neverova et al. 2016); also from the likelihoods of the loss.
     """
@@ -253,6 +254,10 @@ class MultimodalVAE(nn.Module, ABC):
             raise ValueError(f"sample: n is {n!r}, expected 0 or more")
         seed = seed_tensor(seed, device=self.device)
         z = (self.prior if prior is None else prior).sample(n, seed).to(self.dtype)
+        if tuple(z.shape) != (n, self.latent_dim):
+            raise ValueError(
+                f"sample: prior drew latents [n, D] = {list(z.shape)}, expected {[n, self.latent_dim]} like the model's"
+            )
         latents = {name: self.with_prior_private(name, z, seed) for name in names}
         return {name: self.modalities[name].predict(self._decode(name, of)) for name, of in latents.items()}
 
@@ -281,6 +286,11 @@ class MultimodalVAE(nn.Module, ABC):
 
         Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2016, equation 8.
         """
+        if isinstance(mask, int):
+            raise TypeError(
+                f"log_likelihood: mask, the second argument, is {mask!r}, expected a bool tensor [B, M]; pass the "
+                f"number of samples by its name: n_samples={mask!r}"
+            )
         positive("log_likelihood: n_samples", n_samples)
         positive("log_likelihood: chunk", chunk)
         checked = self._check(batch, mask)
@@ -392,10 +402,30 @@ class MultimodalVAE(nn.Module, ABC):
             return self._zero.new_zeros(0, batch.rows)
         return torch.stack([self.score(batch, name, z if isinstance(z, Tensor) else z[name]) for name in names])
 
-    def weighted(self, batch: Batch, log_likelihood: Tensor) -> Tensor:
-        """Log-likelihoods [scored, ...] as they enter the loss: each with its modality's weight, and what that costs if
-        it is learned."""
-        return self.likelihood_weights(self.scored(batch), log_likelihood)
+    def weighted(
+        self,
+        batch: Batch,
+        log_likelihood: Tensor,
+        average: Callable[[Tensor], Tensor] | None = None,
+        weights: LikelihoodWeights | None = None,
+    ) -> Tensor:
+        """Log-likelihoods [scored, ..., B] as they enter the loss: each with its modality's weight, and what that costs
+        if it is learned.
+
+        Args:
+            average: if they are no longer values by row, what made them of such, [scored, B] -> [scored, ...].
+            weights: instead of the model's.
+        """
+        names, dims = self.scored(batch), log_likelihood.dim()
+
+        def counted() -> Tensor:
+            there = torch.stack([batch.mask[:, batch.order.index(name)] for name in names]).to(log_likelihood.dtype)
+            if average is None:
+                return there.reshape(len(names), *[1] * (dims - 2), batch.rows)
+            there = average(there)
+            return there.reshape(*there.shape, *[1] * (dims - there.dim()))
+
+        return (weights or self.likelihood_weights)(names, log_likelihood, counted)
 
     def paid(self, kl: Tensor) -> Tensor:
         """A KL divergence (mean over rows) as it enters the loss, before beta: at least ``free_bits``."""
@@ -404,7 +434,7 @@ class MultimodalVAE(nn.Module, ABC):
     def elbo(self, batch: Batch, z: Latents, kl: Tensor, beta: float | Tensor) -> Output:
         """The negative ELBO of latents z [B, D] (or by modality) whose KL divergences are kl [B]."""
         ll, divergence = mean(self.scores(batch, z)), mean(kl)
-        loss = beta * self.paid(divergence) - self.weighted(batch, ll).sum()
+        loss = beta * self.paid(divergence) - self.weighted(batch, ll, mean).sum()
         return self.output(batch, loss, divergence, ll)
 
     def output(self, batch: Batch, loss: Tensor, kl: Tensor, log_likelihood: Tensor) -> Output:
@@ -560,7 +590,9 @@ class MultimodalVAE(nn.Module, ABC):
         *,
         allow_import: bool | str | Sequence[str] = False,
     ) -> Self:
-        """A saved model. ``MultimodalVAE.load`` takes any model, ``MoPoE.load`` only a MoPoE.
+        """A saved model, in training mode as every new one, whatever mode it was saved in: call ``eval()`` to serve it.
+
+        ``MultimodalVAE.load`` takes any model, ``MoPoE.load`` only a MoPoE.
 
         Args:
             encoders, decoders: for every modality saved with a custom network, a module of the same structure.
@@ -659,6 +691,15 @@ def number(what: str, value: Any) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"{what} is {value}, expected a finite number, 0 or more")
     return float(value)
+
+
+def no_free_bits(model: MultimodalVAE) -> None:
+    """What models whose bound weighs samples by log p - log q ask of their options."""
+    if model.free_bits > 0:
+        raise ValueError(
+            f"free_bits is {model.free_bits}, expected 0: the importance-weighted bound of {type(model).__name__} has "
+            "no KL divergence to hold; beta and its warm-up weigh the latents' cost"
+        )
 
 
 def _private_dims(

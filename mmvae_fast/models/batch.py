@@ -38,9 +38,10 @@ class Batch:
 
     def only(self, names: Sequence[str]) -> Batch:
         """Of some modalities, the others missing everywhere; those of them that the batch lacks are missing, too."""
-        keep = torch.tensor([name in names for name in self.order], device=self.mask.device)
+        nowhere = torch.zeros_like(self.mask[:, 0])  # made on the device: a list of what to keep would be copied to it
+        columns = [self.mask[:, i] if name in names else nowhere for i, name in enumerate(self.order)]
         data = {name: x for name, x in self.data.items() if name in names}
-        return Batch(data, {name: self.observed[name] for name in data}, self.mask & keep, self.order)
+        return Batch(data, {name: self.observed[name] for name in data}, torch.stack(columns, 1), self.order)
 
     def split(self, size: int) -> Iterator[Batch]:
         """The same rows, ``size`` at a time."""

@@ -84,4 +84,5 @@ class DMVAE(MultimodalVAE):
                 latents[name] = torch.cat([u, w], -1)
                 joint_kl, total_kl = joint_kl + mean(q.kl), total_kl + paid(q.kl)
         ll = mean(torch.where(counted, self.scores(batch, latents), 0.0))  # [scored, sets]
-        return self.output(batch, beta * total_kl - self.weighted(batch, ll).sum(), joint_kl, ll[:, 0])
+        fit = self.weighted(batch, ll, lambda there: mean(torch.where(counted, there[:, None], 0.0)))
+        return self.output(batch, beta * total_kl - fit.sum(), joint_kl, ll[:, 0])

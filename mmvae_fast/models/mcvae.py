@@ -86,4 +86,5 @@ class MCVAE(MultimodalVAE):
         kl = over_sources(self._divergence(mu, logvar), experts.mask.t())
         z, observed = batch.of_present(apart(z, len(self.modalities))), batch.of_present(experts.mask.t())
         ll = over_sources(self.scores(batch, z), observed)
-        return self.output(batch, beta * self.paid(kl) - self.weighted(batch, ll).sum(), kl, ll)
+        fit = self.weighted(batch, ll, lambda there: over_sources(there[:, None].expand(-1, *observed.shape), observed))
+        return self.output(batch, beta * self.paid(kl) - fit.sum(), kl, ll)

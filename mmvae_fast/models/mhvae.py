@@ -139,9 +139,13 @@ class MHVAE(MultimodalVAE):
         z, kl = draw(self.levels, Posterior(top.mu, top.logvar)), top.kl
         for q, p, latent in self._descend(features, z, mask, draw):
             z, kl = latent, kl + functional.gaussian_kl(*q, *p)
-        # means over rows and their subsets
-        ll, divergence = (over_sources(values, top.available) for values in (self.scores(batch, z), kl))
-        return self.output(batch, beta * self.paid(divergence) - self.weighted(batch, ll).sum(), divergence, ll)
+
+        def average(values: Tensor) -> Tensor:  # over rows and their subsets
+            return over_sources(values, top.available)
+
+        ll, divergence = average(self.scores(batch, z)), average(kl)
+        fit = self.weighted(batch, ll, lambda there: average(there[:, None].expand(-1, *top.available.shape)))
+        return self.output(batch, beta * self.paid(divergence) - fit.sum(), divergence, ll)
 
     def _features(
         self, batch: Batch, experts: Experts

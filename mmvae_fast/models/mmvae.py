@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, over_sources, positive
+from mmvae_fast.models.base import MultimodalVAE, mean, no_free_bits, over_sources, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts, abreast, apart
 from mmvae_fast.models.importance import CONSTANT_Q, ESTIMATORS, estimate
@@ -39,7 +39,9 @@ class MMVAE(MultimodalVAE):
         family: of the experts and the prior: "laplace" (the paper's choice; an encoder's logvar is then 2 log scale)
             or "normal". The authors' encoders end in a softmax over dimensions that gives the scales; ours need not.
         estimator: of the gradient: "dreg" (doubly reparameterised, the paper's), "iwae" (plain) or "stl" (sticking the
-            landing; see :func:`mmvae_fast.models.importance.stl`).
+            landing; see :func:`mmvae_fast.models.importance.stl`). With more than one modality in a row and K > 1
+            "dreg" is biased, as the paper's is: its weights hold the mixture, its samples come from one expert
+            (:func:`mmvae_fast.models.importance.dreg`).
         tight: the tighter bound; it lets modalities that explain all data better take over.
         learned_prior: whether the prior's scales are learned (their mean stays 1); an option of the authors' code, too.
 
@@ -68,6 +70,7 @@ class MMVAE(MultimodalVAE):
             raise ValueError(f"estimator is {estimator!r}, expected one of {ESTIMATORS}")
         self.__dict__["family"] = family  # before the module exists, which makes its fusion
         super().__init__(modalities, latent_dim, **options)
+        no_free_bits(self)
         self.n_samples, self.estimator, self.tight, self.learned_prior = n_samples, estimator, tight, learned_prior
         self.prior = LearnedScale(latent_dim, family, learned_prior)
 
@@ -92,9 +95,10 @@ class MMVAE(MultimodalVAE):
 
         observed = batch.of_present(experts.mask.t())  # [sources, B]
         if self.tight:
-            bound = mean(estimate(self.estimator, log_weights, z, observed.repeat_interleave(self.n_samples, 0)))
+            counted = observed.repeat_interleave(self.n_samples, 0)
+            bound = mean(estimate(self.estimator, log_weights, z, beta, counted))
         else:
-            bound = over_sources(estimate(self.estimator, log_weights, z), observed)
+            bound = over_sources(estimate(self.estimator, log_weights, z, beta), observed)
 
         def average(values: Tensor) -> Tensor:  # over rows, their observed sources, and samples
             of_sources = values.unflatten(-2, (len(observed), -1)) if self.tight else values.transpose(-3, -2)

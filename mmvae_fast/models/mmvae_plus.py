@@ -48,8 +48,8 @@ class MMVAEPlus(MMVAE):
             give, and decoders take, D + P.
         n_samples: K; 10 or 1 in the paper, with beta 2.5 on PolyMNIST.
         family: of experts and priors: "laplace" (the paper's; an encoder's logvar is then 2 log scale) or "normal".
-        estimator: of the gradient: "dreg" (doubly reparameterised, in u and w), "iwae" (plain) or "stl" (sticking the
-            landing, in u and w; see :func:`mmvae_fast.models.importance.stl`).
+        estimator: of the gradient: "dreg" (doubly reparameterised, in u and w; biased as :class:`MMVAE`'s), "iwae"
+            (plain) or "stl" (sticking the landing, in u and w; see :func:`mmvae_fast.models.importance.stl`).
         learned_prior: whether the scales of p(u) are learned (their mean stays 1).
         generate_from: where draws of w come from: "prior", p(w_m), as in the paper; or "auxiliary", r_m.
 
@@ -106,14 +106,14 @@ class MMVAEPlus(MMVAE):
         scores = self.scores(batch, {name: self._latents(name, sources, z, w, seed) for name in batch.data})
         log_weights = self.weighted(batch, scores).sum(0) - beta * divergence
         if self.estimator != "dreg":
-            bound = estimate(self.estimator, log_weights, z)
+            bound = estimate(self.estimator, log_weights, z, beta)
         else:
             weights = normalized(log_weights)  # [K, sources, B]
             bound = (weights * log_weights).sum(0)
-            weigh_gradient(z, weights)
+            weigh_gradient(z, weights, beta)
             for i, m in enumerate(sources):
                 if names[m] in w:
-                    weigh_gradient(w[names[m]], weights[:, i])
+                    weigh_gradient(w[names[m]], weights[:, i], beta)
 
         observed = batch.of_present(experts.mask.t())  # [sources, B]
         ll = over_sources(scores.mean(1), observed)

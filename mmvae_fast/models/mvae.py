@@ -82,14 +82,17 @@ class MVAE(MultimodalVAE):
         kls = mean(torch.cat(kl))
         latents = dict(zip(self.modalities, torch.stack(z, 1).unbind(), strict=True))  # [sets, B, D]
         ll = mean(self.scores(batch, latents))  # [scored, sets]: all, each one alone, random ones
-        fit = self.weighted(batch, ll)
+        fit = self.weighted(batch, ll, mean)
         if len(members):  # what is not in a set does not count there
             included = torch.cat([members.new_ones(count, 2), members.t()], 1)
             fit = torch.where(batch.of_present(included), fit, 0.0)
         return self.output(batch, beta * self.paid(kls).sum() - fit.sum(), kls[0], ll[:, 0])
 
     def _random_subsets(self, seed: Tensor) -> Tensor:
-        """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device."""
+        """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device.
+
+        Each set, in the order of their bitmasks, has a normal, of the dimension of its place; the k largest draw.
+        """
         if not (self.training and self.n_random_subsets):
             return self._pool[:0]
         keys = philox_normal(seed, 1, len(self._pool), device=self.device)[0]

@@ -45,7 +45,8 @@ class Nexus(MultimodalVAE):
     latent. ``kl`` of the output is that of the whole hierarchy, log q(z, z_1..M | x) - log p(z, z_1..M), estimated at
     the step's sample, so that ``elbo`` bounds what :meth:`log_likelihood` estimates.
 
-    The paper also fits the scale of one modality's p(z_m | z) to the batch; here it is a constant.
+    The paper has weights beta_m of the single latents' divergences and one more of the top's; here one ``beta`` weighs
+    both levels. The paper also fits the scale of one modality's p(z_m | z) to the batch; here it is a constant.
 
     Args:
         modality_dim: size of the z_m, one or by modality; ``latent_dim`` unless told.
@@ -124,7 +125,7 @@ class Nexus(MultimodalVAE):
         kls = [mean(functional.gaussian_kl(*top))]
         kls += [of_rows(name, functional.gaussian_kl(*q)) for name, q in bottom.items()]
         top_fit = sum(self.gamma[name] * value for name, value in fit.items())
-        loss = beta * sum(self.paid(kl) for kl in kls) - self.weighted(batch, ll).sum() - top_fit
+        loss = beta * sum(self.paid(kl) for kl in kls) - self.weighted(batch, ll, mean).sum() - top_fit
         entropy = sum(of_rows(name, 0.5 * (q.logvar + 1 + _LOG_2PI).sum(-1)) for name, q in bottom.items())
         return self.output(batch, loss, kls[0] - entropy - sum(fit.values()), ll)
 

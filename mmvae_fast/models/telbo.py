@@ -73,6 +73,5 @@ class TELBO(TwoStageVAE):
                 scores.append(self.score(batch, name, q.z))
                 kls.append(q.kl)
         ll, kl = mean(torch.stack(scores)), mean(torch.stack(kls))
-        weights = self.likelihood_weights if self.gamma is None else self.gamma
-        loss = beta * self.paid(kl).sum() - weights(self.scored(batch), ll).sum()
+        loss = beta * self.paid(kl).sum() - self.weighted(batch, ll, mean, self.gamma).sum()
         return self.output(batch, loss, kl.sum(), ll)

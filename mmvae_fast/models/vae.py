@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, positive
+from mmvae_fast.models.base import MultimodalVAE, mean, no_free_bits, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.importance import CONSTANT_Q, ESTIMATORS, estimate
@@ -73,6 +73,7 @@ class IWAE(VAE):
         **options: Any,
     ) -> None:
         super().__init__(modalities, latent_dim, **options)
+        no_free_bits(self)
         positive("n_samples", n_samples)
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator is {estimator!r}, expected one of {ESTIMATORS}")
@@ -90,7 +91,7 @@ class IWAE(VAE):
         divergence = log_q - self.prior.log_prob(z)  # [K, B]
         scores = self.scores(batch, z)  # [1, K, B]
         log_weights = self.weighted(batch, scores)[0] - beta * divergence
-        bound = estimate(self.estimator, log_weights, z)
+        bound = estimate(self.estimator, log_weights, z, beta)
         bound = mean(torch.where(observed[:, 0], bound, 0.0))
         kl = mean(torch.where(observed[:, 0], divergence.mean(0), 0.0))
         return self.output(batch, -bound, kl, mean(scores.mean(1)))

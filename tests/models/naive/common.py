@@ -41,12 +41,26 @@ def noise_of_each(draw, seed, names, rows, dim, *samples):
     return {n: together[..., i * dim : (i + 1) * dim] for i, n in enumerate(names)}
 
 
-def learned_charge(model, name):
-    """What the weight w of one modality's likelihood costs: the log normaliser of a Gaussian with variance 1 / w."""
-    if model.likelihood_weights.option() != "learned":
-        return 0.0
-    w = torch.exp(4 * torch.tanh(model.likelihood_weights.log_weights[name] / 4))
-    return model.modalities[name].size * torch.log(torch.sqrt(w))
+def weighted(model, name, log_likelihood, given=None):
+    """One log-likelihood as it enters a loss, by the rules that LikelihoodWeights states, from what it was told."""
+    weights = given or model.likelihood_weights
+    option, modality = weights._option, model.modalities[name]
+    if option == "none":
+        return log_likelihood
+    if option == "dimension":
+        sizes = {n: math.prod(m.shape) for n, m in model.modalities.items()}
+        return max(sizes.values()) / sizes[name] * log_likelihood
+    if option != "learned":
+        return option[name] * log_likelihood
+    w = torch.exp(4 * torch.tanh(weights.log_weights[name] / 4))
+    size = math.prod(modality.shape)
+    if modality.likelihood == "normal":  # the same with the variance s^2 / w: residuals as they are, another constant
+        constant, new = (torch.log(2 * math.pi * modality.scale**2 / v) / 2 for v in (w**0, w))
+    elif modality.likelihood == "laplace":
+        constant, new = (torch.log(2 * modality.scale / v) for v in (w**0, w))
+    else:
+        return w * log_likelihood + size * torch.log(w) / 2
+    return w * (log_likelihood + size * constant) - size * new
 
 
 def experts_of_row(model, batch, row, observed):

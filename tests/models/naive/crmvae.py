@@ -13,6 +13,7 @@ from .common import (
     noise_of_each,
     observed_rows,
     product,
+    weighted,
 )
 
 
@@ -33,6 +34,6 @@ def loss(model, batch, mask, seed):
             own = experts[m][0] + torch.exp(experts[m][1] / 2) * own_eps[m][b]
             joint[m] = log_p(model.modalities[m], batch[m][b], decode_row(model, m, z))
             alone = log_p(model.modalities[m], batch[m][b], decode_row(model, m, own))
-            total = total - model.likelihood_weights[m] * (joint[m] + alone) / 2
+            total = total - (weighted(model, m, joint[m]) + weighted(model, m, alone)) / 2
         record.add(total / (len(there) + 1), kl, **joint)
     return record.result()

@@ -2,7 +2,7 @@ import torch
 
 from mmvae_fast.reference import philox_normal
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, noise_of_each
+from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, noise_of_each, weighted
 
 
 def kl_to_log_uniform(log_alpha):
@@ -27,7 +27,7 @@ def loss(model, batch, mask, seed):
                 kl = kl_to_prior(mu, logvar)
                 z = mu + torch.exp(logvar / 2) * eps[i][b]
             ll = {j: log_p(model.modalities[j], batch[j][b], decode_row(model, j, z)) for j in there}
-            total = model.beta * kl - sum(model.likelihood_weights[j] * v for j, v in ll.items())
+            total = model.beta * kl - sum(weighted(model, j, v) for j, v in ll.items())
             n = len(there)
             record.add(total / n, kl / n, **{j: v / n for j, v in ll.items()})
     return record.result()

@@ -13,6 +13,7 @@ from .common import (
     noise_of_each,
     observed_rows,
     sticking,
+    weighted,
 )
 
 
@@ -69,7 +70,7 @@ def loss(model, batch, mask, seed):
                         own = scale * eps_r[d][names.index(m) * samples + k, b]
                     latent = torch.cat([u, own]) if sizes[d] else u
                     ll[d] = log_p(model.modalities[d], batch[d][b], decode_row(model, d, latent))
-                fit = sum(model.likelihood_weights[d] * v for d, v in ll.items())
+                fit = sum(weighted(model, d, v) for d, v in ll.items())
                 lw, log_p_u = log_weight(model, fit, u, w, log_density, log_q_u, log_q_w, log_p_w)
                 share = len(there) * samples
                 divergence = log_q_u + log_q_w - log_p_u - log_p_w
@@ -86,6 +87,7 @@ def loss(model, batch, mask, seed):
                 value = (weights * stacked).sum()
                 for wk, lw, (z, leaf) in zip(weights, log_weights, leaves, strict=True):
                     (slope,) = torch.autograd.grad(lw, leaf, retain_graph=True)
-                    value = value + ((wk**2 * slope).detach() * (z - z.detach())).sum()
+                    rule = wk - model.beta * (wk - wk**2)  # see mmvae.py
+                    value = value + ((rule * slope).detach() * (z - z.detach())).sum()
             record.add(-value / len(there))
     return record.result()
