@@ -391,8 +391,8 @@ class MultimodalVAE(nn.Module, ABC):
         """The modalities of a batch whose likelihoods count: all, unless the model takes some as given."""
         return list(batch.data)
 
-    # With small networks a step costs as much as the number of its operations: what there is of each modality goes
-    # through them in one tensor, the modalities of `scored` first.
+    # With small networks the time of a step is the number of its operations: what every modality has goes through them
+    # in one tensor, whose first dimension is the modalities that `scored` names.
 
     def scores(self, batch: Batch, z: Latents) -> Tensor:
         """:meth:`score` of every modality that is scored, [scored, ..., B]: z [..., B, D], or by modality

@@ -115,8 +115,7 @@ class MMVAE(MultimodalVAE):
         return functional.reparameterize(mu, logvar, self.n_samples, family=self.family, seed=seed)
 
     def _log_q(self, z: Tensor, mu: Tensor, logvar: Tensor, mask: Tensor) -> Tensor:
-        """The density in the log weights of experts [M, B, D], of constant parameters if the estimator is DReG or
-        STL."""
+        """The density in the log weights of experts [M, B, D], with constant parameters if estimated by DReG or STL."""
         if self.estimator in CONSTANT_Q:
             mu, logvar = mu.detach(), logvar.detach()
         return functional.mixture_log_prob(z, mu, torch.exp(0.5 * logvar), mask, family=self.family)
