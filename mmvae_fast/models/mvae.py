@@ -19,7 +19,7 @@ from mmvae_fast.models.base import MultimodalVAE, mean, means, output
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output
-from mmvae_fast.models.seeds import branch
+from mmvae_fast.models.seeds import branch, of_all_rows
 from mmvae_fast.reference import philox_normal, seed_tensor
 
 
@@ -68,7 +68,7 @@ class MVAE(MultimodalVAE):
         mus, logvars = experts.mu, experts.logvar
         count = len(self.modalities)
         seed = seed_tensor(seed, device=self.device)
-        members = self._random_subsets(branch(seed, -1))
+        members = self._random_subsets(of_all_rows(branch(seed, -1)))
         joint = functional.poe_sample_kl(mus, logvars, batch.mask, seed=seed)
         random = [
             functional.poe_sample_kl(mus, logvars, batch.mask & chosen, seed=branch(seed, count + 1 + i))
