@@ -7,7 +7,9 @@ import torch
 from conftest import MODELS
 
 from mmvae_fast.functional import row_seed
-from mmvae_fast.models.samplers import GaussianMixtureSampler
+from mmvae_fast.modalities import Vector
+from mmvae_fast.models import IWAE, VAE
+from mmvae_fast.models.samplers import FlowSampler, GaussianMixtureSampler
 
 SEED, ROWS = 11, 7
 SPLITS = [[3, 4], [1] * ROWS]
@@ -104,3 +106,23 @@ def test_a_condition_has_rows_too(rows):
     part = model.sample(2, condition={"vector": batch["vector"][3:]}, seed=row_seed(SEED, 3))
     for name, x in part.items():
         torch.testing.assert_close(x, whole[name][:, 3:], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "make", [VAE, lambda *a: IWAE(*a, n_samples=3), lambda *a: IWAE(*a, n_samples=3, estimator="dreg")]
+)
+def test_models_of_one_modality(rows, make):
+    batch, mask = {"vector": rows[0]["vector"]}, rows[1][:, 3:]
+    model = make({"vector": Vector(4, hidden=(6,))}, 5).double().eval()
+    whole, log_p = model(batch, mask, seed=SEED), model.log_likelihood(batch, mask, 6, SEED)
+    each = [
+        (model(b, m, seed=s).loss * len(m), model.log_likelihood(b, m, 6, s)) for b, m, s in parts(batch, mask, [3, 4])
+    ]
+    torch.testing.assert_close(sum(loss for loss, _ in each) / ROWS, whole.loss, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(torch.cat([p for _, p in each]), log_p, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["maf", "iaf"])
+def test_samplers(kind):
+    sampler = FlowSampler(kind, 3, layers=2, hidden=4)
+    torch.testing.assert_close(sampler.sample(4, row_seed(SEED, 3)), sampler.sample(7, SEED)[3:])
