@@ -144,7 +144,9 @@ class MultimodalVAE(nn.Module, ABC):
         Args:
             batch, mask: see the class.
             beta: instead of the model's own, for warm-up.
-            seed: of the noise; None draws one from torch's generator.
+            seed: of the noise; None draws one from torch's generator. With
+                :func:`mmvae_fast.functional.row_seed` a part of some rows gets the noise it has among all of them, here
+                and wherever a model takes a seed.
 
         Returns:
             Output(loss, elbo, kl, log_likelihood): means over rows, nats; 0 for an empty batch.
@@ -242,6 +244,7 @@ class MultimodalVAE(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Generate ``n`` samples of the prior, or from your own latents ``z`` [..., D], decoded.
 
+        The samples are the rows of the noise: ``seed=row_seed(s, 16)`` goes on after the first 16 of ``seed=s``.
         ``prior``: draw from it instead of the model's own: anything with ``sample(n, seed)`` -> [n, D], such as
         :func:`mmvae_fast.models.samplers.fit_sampler` makes.
         """
@@ -281,6 +284,7 @@ class MultimodalVAE(nn.Module, ABC):
             n_samples: K.
             chunk: how many samples pass the decoders, and the networks between latents, at a time; changes memory, not
                 the result.
+            seed: see :meth:`forward`.
             given: modalities to condition on: log p(x) - log p(x_given), the log-likelihood of the others given these,
                 from two estimates, each with its own posterior. No bound, but right in the limit.
 

@@ -19,6 +19,7 @@ from mmvae_fast.models.base import layer_sizes, mean, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.flows import MAF
+from mmvae_fast.models.hierarchy import at, noise
 from mmvae_fast.models.hmc import hmc
 from mmvae_fast.models.importance import iwae
 from mmvae_fast.models.joint import TwoStageVAE
@@ -186,11 +187,14 @@ class FlowPosterior:
         return total
 
     def _draw_each(self) -> dict[str, Tensor]:
-        """[draws, B, D] by modality, always the same."""
+        """[draws, B, D] by modality, always the same: one noise for all rows, so that a row's posterior does not depend
+        on its place in the batch."""
         seed = seed_tensor(0, device=self._count.device)
-        seeds = {name: branch(seed, self._model._streams[name]) for name in self._base}
-        drawn = {name: q.sample(_DRAWS, seeds[name]) for name, q in self._base.items()}
-        return {name: self._model._flow(name).from_base(u)[0] for name, u in drawn.items()}
+        draws = {}
+        for name, q in self._base.items():
+            eps = noise(1, q.mu.shape[1], _DRAWS, branch(seed, self._model._streams[name]), q.mu.dtype)
+            draws[name] = self._model._flow(name).from_base(at(q, eps))[0]
+        return draws
 
     def _moments(self) -> Posterior:
         """The moments, in incomplete rows."""

@@ -19,7 +19,7 @@ from mmvae_fast.models.base import MultimodalVAE, mean
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts, abreast, apart
 from mmvae_fast.models.outputs import Output
-from mmvae_fast.models.seeds import branch
+from mmvae_fast.models.seeds import branch, of_all_rows
 from mmvae_fast.reference import philox_normal, seed_tensor
 
 
@@ -74,7 +74,7 @@ class MVAE(MultimodalVAE):
             own_z, own_mu, own_logvar = (apart(t, count) for t in own[:3])
             z.append(own_z)
             kl.append(torch.where(batch.mask.t(), functional.gaussian_kl(own_mu, own_logvar), 0.0))
-        members = self._random_subsets(branch(seed, -1))
+        members = self._random_subsets(of_all_rows(branch(seed, -1)))
         for i, chosen in enumerate(members):
             random = functional.poe_sample_kl(mu, logvar, batch.mask & chosen, seed=branch(seed, 2 + i))
             z.append(random.z.expand(count, -1, -1))
