@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if options.captions:
         train, test = captions(options.captions, "train")[: options.rows or 4000], captions(options.captions, "test")
         test = test[:1000]
-        model, epochs, lr = {"width": 64, "word_dropout": 0.2}, options.epochs or 6, 2e-3
+        model, epochs, lr = {"width": 64, "word_dropout": 0.2}, options.epochs or 8, 2e-3
     else:
         texts = sentences()
         random.Random(options.seed).shuffle(texts)
