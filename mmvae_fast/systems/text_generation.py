@@ -47,6 +47,10 @@ def generate(
         ValueError: no such modality, or latents or options that cannot be.
     """
     name, language = _language(model, name)
+    if model.always_given:
+        raise ValueError(
+            f"generate: a {type(model).__name__} generates given a condition; use its decode or sample with one"
+        )
     seed = seed_tensor(seed, device=model.device)
     if not isinstance(z, Tensor):
         if type(z) is not int or z < 0:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Language, Vector
-from mmvae_fast.models import MVAE, VAE, MoPoE
+from mmvae_fast.models import CVAE, MVAE, VAE, MoPoE
 from mmvae_fast.models.samplers import fit_sampler
 from mmvae_fast.systems.text_generation import generate, interpolate, reconstruct
 
@@ -81,3 +81,7 @@ def test_bad_arguments(model):
         generate(model, torch.zeros(3, 5))
     with pytest.raises(ValueError, match="temperature is -1"):
         generate(model, 1, temperature=-1)
+    text = model.modalities["text"]
+    conditional = CVAE({"text": text, "v": Vector(2)}, 2, condition=["v"])
+    with pytest.raises(ValueError, match="a CVAE generates given a condition; use its decode or sample"):
+        generate(conditional, 1)
