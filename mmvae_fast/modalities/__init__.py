@@ -4,7 +4,8 @@ from mmvae_fast.modalities.audio import Audio, log_mel
 from mmvae_fast.modalities.base import MODALITIES, Modality
 from mmvae_fast.modalities.counts import Counts
 from mmvae_fast.modalities.image import Image
+from mmvae_fast.modalities.sequence import Sequence
 from mmvae_fast.modalities.text import Text
 from mmvae_fast.modalities.vector import Vector
 
-__all__ = ["MODALITIES", "Audio", "Counts", "Image", "Modality", "Text", "Vector", "log_mel"]
+__all__ = ["MODALITIES", "Audio", "Counts", "Image", "Modality", "Sequence", "Text", "Vector", "log_mel"]
