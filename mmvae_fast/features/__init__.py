@@ -1,5 +1,18 @@
 """NumPy functions from raw signals to what models take, and back."""
 
 from mmvae_fast.features.audio import fit_length, griffin_lim, load_audio, log_mel, mfcc, mfcc_to_log_mel, write_wav
+from mmvae_fast.features.delay import Aligned, align, estimate_lag, resample
 
-__all__ = ["fit_length", "griffin_lim", "load_audio", "log_mel", "mfcc", "mfcc_to_log_mel", "write_wav"]
+__all__ = [
+    "Aligned",
+    "align",
+    "estimate_lag",
+    "resample",
+    "fit_length",
+    "griffin_lim",
+    "load_audio",
+    "log_mel",
+    "mfcc",
+    "mfcc_to_log_mel",
+    "write_wav",
+]
