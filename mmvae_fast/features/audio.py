@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from mmvae_fast._files import write_atomic
 from mmvae_fast._lazy import require
 
 
-def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
-    """A sound file (.wav, .flac, .ogg, ...: what libsndfile reads) of any rate and number of channels.
+def load_audio(path: str | os.PathLike | BinaryIO, sample_rate: int) -> np.ndarray:
+    """A sound file (.wav, .flac, .ogg, ...: what libsndfile reads), or an open one, of any rate and number of channels.
 
     Returns:
         float32 [samples] at ``sample_rate`` Hz: the mean of the channels, resampled with SoX's band-limited filter.
@@ -25,17 +25,17 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
         ImportError: without the ``audio`` extra.
     """
     soundfile = require("soundfile", extra="audio")
-    path = Path(path)
-    if not path.is_file():
+    if isinstance(path, (str, os.PathLike)) and not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file, expected a sound file")
+    name = path if isinstance(path, (str, os.PathLike)) else "the recording"
     try:
         channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: not a sound file that libsndfile reads ({error.error_string})") from error
+        raise ValueError(f"{name}: not a sound file that libsndfile reads ({error.error_string})") from error
     try:
         return to_mono(channels, rate, sample_rate)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def to_mono(wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:

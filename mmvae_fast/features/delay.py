@@ -118,14 +118,15 @@ def align(
     for name in [reference, *(lags or {})]:
         if name not in streams:
             raise ValueError(f"align: there is no stream {name!r}, expected one of {list(streams)}")
-    when, what = {}, {}
+    when: dict[str, np.ndarray] = {}
+    heard: dict[str, np.ndarray] = {}
     for name, values in streams.items():
         if times is not None:
             at = times[name]
         else:
             assert rates is not None
             at = np.arange(len(values)) / _positive(f"align: rate of stream {name!r}", rates[name])
-        what[name], when[name] = _stream(f"align: stream {name!r}", values, at)
+        heard[name], when[name] = _stream(f"align: stream {name!r}", values, at)
     steps = {name: (t[-1] - t[0]) / (len(t) - 1) for name, t in when.items()}
     step = max(steps.values()) if rate is None else 1 / _positive("align: rate", rate)
     reach = np.inf if max_lag is None else _positive("align: max_lag", max_lag)
@@ -135,7 +136,7 @@ def align(
     for name in streams:
         if name not in found:
             fine = min(steps[reference], steps[name])
-            a, b = (_summary(f"align: stream {n!r}", what[n], when[n], fine) for n in (reference, name))
+            a, b = (_summary(f"align: stream {n!r}", heard[n], when[n], fine) for n in (reference, name))
             offset = when[name][0] - when[reference][0]
             found[name] = offset + _shift(a, b, 1 / fine, -reach - offset, reach - offset)
 
@@ -146,7 +147,7 @@ def align(
     clock = first + step * np.arange(int(np.floor((last - first) / step + 1e-6)) + 1)
     return Aligned(
         times=clock,
-        streams={name: resample(what[name], shifted[name], clock) for name in streams},
+        streams={name: resample(heard[name], shifted[name], clock) for name in streams},
         lags={name: found[name] for name in streams},
     )
 

@@ -125,10 +125,11 @@ class ConvDecoder(nn.Module):
         layers: list[nn.Module] = [_norm(norm, channels[0]), nn.ReLU(), *_residual(residual, channels[0], norm)]
         for i in range(len(sizes) - 1):
             kernel, stride = _steps(sizes[i + 1], sizes[i])
-            odd = tuple(n % 2 if s == 2 else 0 for n, s in zip(sizes[i + 1], stride, strict=True))
+            odd_h, odd_w = (n % 2 if s == 2 else 0 for n, s in zip(sizes[i + 1], stride, strict=True))
             last = i == len(sizes) - 2
             out = shape[0] if last else channels[i + 1]
-            layers += [nn.ConvTranspose2d(channels[i], out, kernel, stride, 1, odd, bias=last or norm == "none")]
+            bias = last or norm == "none"
+            layers += [nn.ConvTranspose2d(channels[i], out, kernel, stride, 1, (odd_h, odd_w), bias=bias)]
             if not last:
                 layers += [_norm(norm, out), nn.ReLU(), *_residual(residual, out, norm)]
         if len(sizes) == 1:
