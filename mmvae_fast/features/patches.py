@@ -18,7 +18,7 @@ _CONTRAST = 0.01  # of patches, as a standard deviation in [0, 1]; flatter ones 
 def read_image(source: str | os.PathLike | bytes, channels: int = 1) -> np.ndarray:
     """An image file, or the bytes of one, as uint8 [H, W, channels], gray (1) or RGB (3).
 
-    Read by OpenCV where it is installed, else by Pillow.
+    Read by OpenCV where it is installed, else by Pillow; what is transparent shows the color it has all the same.
 
     Raises:
         FileNotFoundError: no such file.
