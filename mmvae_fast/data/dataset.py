@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmvae_fast.data.errors import CellError
 from mmvae_fast.data.manifest import Fault, Manifest
 from mmvae_fast.data.reader import Reader
 
 ON_ERROR = ("stop", "missing")
-
-
-class CellError(ValueError):
-    """A cell whose file turned out to be damaged; the message says which and why."""
 
 
 class ManifestDataset(Dataset):
@@ -69,21 +66,6 @@ class ManifestDataset(Dataset):
                     x = reader.augment(x, torch.Generator().manual_seed(seed))
             sample[name] = x
         return sample
-
-    def batch(self, indices: Iterable[int]) -> tuple[dict[str, Tensor], Tensor]:
-        """Samples as a batch for a model and its mask bool [B, M]; modalities that none of them has are left out."""
-        samples = [self[i] for i in indices]
-        batch = {}
-        mask = torch.tensor([[s[name] is not None for name in self.readers] for s in samples], dtype=torch.bool)
-        mask = mask.reshape(len(samples), len(self.readers))
-        for m, name in enumerate(self.readers):
-            present = next((s[name] for s in samples if s[name] is not None), None)
-            if present is not None:
-                blank = torch.zeros_like(present)
-                batch[name] = torch.stack([x if (x := s[name]) is not None else blank for s in samples])
-            else:
-                mask[:, m] = False
-        return batch, mask
 
     def faults(self) -> list[Fault]:
         """The cells that could not be read so far, in this process or a worker's; they are read once more to say why."""

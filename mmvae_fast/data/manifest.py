@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mmvae_fast._lazy import require
+from mmvae_fast.data.errors import ManifestError
 from mmvae_fast.data.reader import Reader, is_missing
 
 _SHOWN = 10  # so many of the faulty rows are listed
-
-
-class ManifestError(ValueError):
-    """What is wrong with a manifest, every row of it in one message."""
 
 
 class Manifest:
