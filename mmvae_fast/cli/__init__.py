@@ -2,6 +2,7 @@
 ``--help`` comes at once."""
 
 from mmvae_fast.cli.app import INTERRUPTED, app
+
 from mmvae_fast.cli import demo, doctor, train, evaluate, translate, sample, embed  # isort: skip - registers, in order
 
 __all__ = ["INTERRUPTED", "app", "main"]

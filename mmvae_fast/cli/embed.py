@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -18,7 +18,7 @@ def embed(
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .npy.")],
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load.")] = 0,
-    on_error: Annotated[Optional[str], typer.Option(help="stop or missing, instead of the configuration's.")] = None,
+    on_error: Annotated[str | None, typer.Option(help="stop or missing, instead of the configuration's.")] = None,
 ) -> None:
     """Where each row lies in the latent space: the posterior's mean, z_0, z_1, ..., in the order of the rows."""
     with plain_errors():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from mmvae_fast.cli.app import app, plain_errors
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder that train wrote.")],
     data: Annotated[
-        Optional[Path], typer.Option(help="A manifest. Else: the configuration's test data, or what was held out.")
+        Path | None, typer.Option(help="A manifest. Else: the configuration's test data, or what was held out.")
     ] = None,
     samples: Annotated[
         int, typer.Option(min=0, help="Importance samples for log p(x), which takes that many decodings; 0: leave out.")

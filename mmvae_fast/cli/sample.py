@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ def sample(
     run: Annotated[Path, typer.Argument(help="Folder that train wrote.")],
     out: Annotated[Path, typer.Option(help="Folder to write; one of earlier samples is replaced.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 16,
-    to: Annotated[Optional[list[str]], typer.Option(help="A modality; may come again. Else: all.")] = None,
+    to: Annotated[list[str] | None, typer.Option(help="A modality; may come again. Else: all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same samples.")] = 0,
 ) -> None:
     """Make samples of the model's prior: one file a modality and sample, and samples.csv, which names them."""

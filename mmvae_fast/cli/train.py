@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,11 +14,11 @@ from mmvae_fast.cli.app import app, plain_errors
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file: data, modalities, model, training, out.")],
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="Instead of the file's.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the run, instead of the file's.")] = None,
-    workers: Annotated[Optional[int], typer.Option(min=0, help="Processes that load, instead of the file's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that load, instead of the file's.")] = None,
     resume: Annotated[
-        Optional[bool],
+        bool | None,
         typer.Option(
             "--resume/--start-over", help="Insist on a run to continue, or replace it. Else: continue if there is one."
         ),

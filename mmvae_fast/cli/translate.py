@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -18,12 +18,13 @@ def translate(
         list[str], typer.Option("--from", metavar="MODALITY=VALUE", help="A file, a text or numbers; may come again.")
     ],
     to: Annotated[str, typer.Option(help="The modality to make.")],
-    out: Annotated[Optional[Path], typer.Option(help="File to write; its suffix is the modality's.")] = None,
-    seed: Annotated[Optional[int], typer.Option(min=0, help="Draw what is left to chance; else its mean.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; its suffix is the modality's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draw what is left to chance; else its mean.")] = None,
 ) -> None:
     """Make one modality from others: --from image=x.png --to text. What can be printed is, unless --out is given."""
     with plain_errors():
         from mmvae_fast.data.errors import ConfigError
+        from mmvae_fast.data.export import as_line
         from mmvae_fast.data.manifest import nearest
         from mmvae_fast.data.run import Run
 
@@ -58,16 +59,3 @@ def translate(
             print(shown)
         else:
             raise ConfigError(f"--to {to} is no text: say with --out which file to write")
-
-
-def as_line(shown: Any) -> str | None:
-    """What a reader shows as a line of text, if it is one."""
-    import numpy as np
-
-    if isinstance(shown, str):
-        return shown
-    if isinstance(shown, (list, tuple)) and all(isinstance(value, (int, float)) for value in shown):
-        shown = np.asarray(shown)
-    if isinstance(shown, np.ndarray) and shown.ndim == 1:
-        return ",".join(f"{value:g}" for value in shown.tolist())
-    return None

@@ -15,7 +15,16 @@ from mmvae_fast.data.manifest import nearest
 from mmvae_fast.data.reader import Reader, kinds, reader_class
 
 require("pydantic", extra="data")
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError, model_validator
+from pydantic import (  # noqa: E402
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    model_validator,
+)
 
 
 class _Strict(BaseModel):
@@ -44,7 +53,9 @@ class DataConfig(_Strict):
     @model_validator(mode="after")
     def _share(self) -> DataConfig:
         if isinstance(self.validation, (int, float)) and not 0 < self.validation < 1:
-            raise ValueError(f"validation is {self.validation}, expected a share of the rows between 0 and 1, or a path")
+            raise ValueError(
+                f"validation is {self.validation}, expected a share of the rows between 0 and 1, or a path"
+            )
         return self
 
 

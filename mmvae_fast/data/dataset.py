@@ -68,7 +68,7 @@ class ManifestDataset(Dataset):
         return sample
 
     def faults(self) -> list[Fault]:
-        """The cells that could not be read so far, in this process or a worker's; they are read once more to say why."""
+        """The cells that could not be read so far, by whatever process; they are read once more to say why."""
         names, found = list(self.readers), []
         for index, m in self._failed.nonzero().tolist():
             row, name = self.rows[index], names[m]

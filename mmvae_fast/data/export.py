@@ -26,8 +26,8 @@ def write_samples(
     samples: Mapping[str, Tensor],
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Path:
-    """Samples [N, *shape] by modality as files ``<modality>/<row>.<suffix>``, and ``samples.csv`` with their paths, a
-    row each; the folder is there when it is complete.
+    """Samples [N, *shape] by modality as files ``<modality>/<row>.<suffix>``, and a manifest of them, ``samples.csv``,
+    with a text itself where the others have a path; the folder is there when it is complete.
 
     Raises:
         FileExistsError: the folder holds anything but earlier samples.
@@ -43,11 +43,26 @@ def write_samples(
         for name in samples:
             (temp / name).mkdir()
         for row in track(range(rows)):
-            paths = [readers[name].write(x[row], temp / name / f"{row:0{digits}}") for name, x in samples.items()]
-            lines.writerow([path.relative_to(temp).as_posix() for path in paths])
+            cells = []
+            for name, x in samples.items():
+                path = readers[name].write(x[row], temp / name / f"{row:0{digits}}")
+                shown = None if readers[name].reads_files else as_line(readers[name].show(x[row]))
+                cells.append(path.relative_to(temp).as_posix() if shown is None else shown)
+            lines.writerow(cells)
         write_atomic(temp / SAMPLES, table.getvalue())
         replace_folder(temp, folder)
     return folder
+
+
+def as_line(shown: Any) -> str | None:
+    """What a reader shows as a line of text, if it is one."""
+    if isinstance(shown, str):
+        return shown
+    if isinstance(shown, (list, tuple)) and all(isinstance(value, (int, float)) for value in shown):
+        shown = np.asarray(shown)
+    if isinstance(shown, np.ndarray) and shown.ndim == 1:
+        return ",".join(f"{value:g}" for value in shown.tolist())
+    return None
 
 
 def write_table(path: str | os.PathLike, z: np.ndarray) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,14 +65,16 @@ class Manifest:
             if len(wholly) < len(self.columns):
                 for name in wholly:
                     absent[name], self.columns[name] = [], []
-        problems = [f"no column {c!r} for the modality {m!r}{nearest(c, there)}" for m, of in absent.items() for c in of]
+        problems = [
+            f"no column {c!r} for the modality {m!r}{nearest(c, there)}" for m, of in absent.items() for c in of
+        ]
         if self.label is not None and self.label not in there:
             if partial:
                 self.label = None
             else:
                 problems.append(f"no column {self.label!r} for the label{nearest(self.label, there)}")
         if ignore != "all":
-            known = {*ignore, *([] if self.label is None else [self.label]), *sum(self.columns.values(), [])}
+            known = {self.label, *ignore, *itertools.chain(*self.columns.values())}
             unknown = [repr(c) for c in there if c not in known]
             if unknown and not partial:
                 problems.append(
@@ -149,11 +152,11 @@ class Manifest:
     def describe(self, faults: Sequence[Fault]) -> str:
         """Cells and what is wrong with them, a line each; the first ten and how many more."""
         faults = sorted(faults)
-        lines = [
-            f"  row {fault.row + 1}, {', '.join(self.columns[fault.name])}: {fault.problem}" for fault in faults[:_SHOWN]
-        ]
-        count = f"{len(faults)} {'cell' if len(faults) == 1 else 'cells'} cannot be read"
-        return "\n".join([f"{self.path}: {count}", *lines]) + ("\n " + _more(len(faults)) if _more(len(faults)) else "")
+        lines = [f"{self.path}: {len(faults)} {'cell' if len(faults) == 1 else 'cells'} cannot be read"]
+        lines += [f"  row {f.row + 1}, {', '.join(self.columns[f.name])}: {f.problem}" for f in faults[:_SHOWN]]
+        if len(faults) > _SHOWN:
+            lines += [f" {_more(len(faults))}"]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, order=True)

@@ -216,8 +216,8 @@ def _check_same(out: Path, described: Mapping[str, Any]) -> None:
     for what, digest in described["data"].items():
         if earlier.get("data", {}).get(what) != digest:
             raise ValueError(
-                f"{out} holds a run on other {what} data: the manifest was changed since. Bring it back, choose another "
-                "out, or start over (--start-over)"
+                f"{out} holds a run on other {what} data: the manifest was changed since. Bring it back, choose "
+                "another out, or start over (--start-over)"
             )
 
 

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmvae_fast.modalities.base import Modality, _common
+from mmvae_fast.modalities.convolutions import PictureModality
 
 DISCRETIZED = "discretized_logistic"
 _LOG_SCALE = 12.0  # at its negative a level holds all the mass there is, and float32 still all the distances
 
 
-class Image(Modality):
+class Image(PictureModality):
     """Images [B, C, H, W], float32; the default likelihood is Bernoulli on [0, 1] (decoder gives logits).
 
     ``likelihood="normal"`` or ``"laplace"`` take values of any range. ``"discretized_logistic"`` is a probability of
@@ -26,7 +27,7 @@ class Image(Modality):
     Args:
         levels: of the discretized likelihood.
 
-    See :class:`Modality` for the other arguments.
+    ``network`` is "mlp" (default), "conv" or "residual"; see :class:`PictureModality` for the other arguments.
 
     Source: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, 2016; the open
     ends are those of Salimans et al., PixelCNN++, 2017.
@@ -79,8 +80,9 @@ class Image(Modality):
 
     @classmethod
     def _from_config(cls, config: dict[str, Any], **networks: Any) -> Modality:
-        levels = {"levels": config["levels"]} if "levels" in config else {}
-        return cls(config["shape"], **levels, **_common(config), **networks)
+        # absent from images of another likelihood, and from models saved before there was a choice of networks
+        own = {key: config[key] for key in ("levels", "network", "width", "norm") if key in config}
+        return cls(config["shape"], **own, **_common(config), **networks)
 
 
 def discretized_logistic(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
