@@ -34,9 +34,9 @@ class MultimodalVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
     or use a reader that scales.
 
     Args:
-        modalities: by name, either a :class:`~mmvae_fast.modalities.Modality`, whose samples are arrays of its shape, or
-            the options of a reader as in a YAML file, ``{"kind": "text", "length": 16}``, whose cells may be text, paths
-            or columns of a DataFrame (``"columns": ["age", "weight"]``). None: every array [N, n] is a Vector.
+        modalities: by name, either a :class:`~mmvae_fast.modalities.Modality`, whose samples are arrays of its shape,
+            or the options of a reader as in a YAML file, ``{"kind": "text", "length": 16}``, whose cells may be text,
+            paths or columns of a DataFrame (``"columns": ["age", "weight"]``). None: every array [N, n] is a Vector.
         model: a name of ``mmvae_fast.models.MODELS``.
         latent_dim: columns of what :meth:`transform` gives.
         epochs, batch_size, lr, accelerator: see :func:`mmvae_fast.training.fit`.
@@ -83,7 +83,8 @@ class MultimodalVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         """
         if self.model not in MODELS:
             raise ValueError(f"model is {self.model!r}, expected one of {list(MODELS)}")
-        vars(self).pop("model_", None)  # an earlier fit's
+        if hasattr(self, "model_"):
+            del self.model_  # an earlier fit's
         seed = int(check_random_state(self.random_state).randint(2**31))
         X = self._checked(X, reset=True)
         cells = _by_modality(X, self._columns(X))
@@ -213,9 +214,7 @@ def _by_modality(X: Any, columns: Mapping[str, str | Sequence[str]]) -> dict[str
     there = set(X) if isinstance(X, Mapping) else set(X.columns) if _is_frame(X) else set().union(*X)
     wanted = [[of] if isinstance(of, str) else list(of) for of in columns.values()]
     if not any(there.intersection(of) for of in wanted):
-        raise ValueError(
-            f"X has {sorted(map(str, there))}, expected some of {sorted({c for of in wanted for c in of})}"
-        )
+        raise ValueError(f"X has {sorted(map(str, there))}, expected some of {sorted(set().union(*wanted))}")
     rows = len(next(iter(X.values()))) if isinstance(X, Mapping) else len(X)
 
     def column(name: str) -> Any:

@@ -99,10 +99,9 @@ class ImageReader(Reader):
                 gray = self.background if image.mode == "F" else round(255 * self.background)
                 color = gray if len(image.getbands()) == 1 else (gray,) * 3
                 image = ops.pad(image, (width, height), bilinear, color=color)
-        values = np.asarray(image, dtype=np.float32)
-        if image.mode != "F":
-            values = values / 255
-        values = np.clip(np.atleast_3d(values).transpose(2, 0, 1), 0, 1)
+        highest = 1 if image.mode == "F" else 255
+        values = np.atleast_3d(np.asarray(image, dtype=np.float32) / np.float32(highest)).transpose(2, 0, 1)
+        values = np.clip(values, 0, 1)
         return torch.from_numpy(np.broadcast_to(values, (channels, height, width)).copy())
 
     def augment(self, sample: Tensor, generator: Generator) -> Tensor:
@@ -184,17 +183,16 @@ def _open(cell: Any) -> Any:
         return _from_array(cell, pillow)
     if not isinstance(cell, (str, os.PathLike, bytes)):
         raise ValueError(f"is a {type(cell).__name__}, expected the path, the bytes or the pixels of an image")
+    what = f"{len(cell)} bytes" if isinstance(cell, bytes) else os.fspath(cell)
     try:
         with pillow.open(io.BytesIO(cell) if isinstance(cell, bytes) else cell) as image:
             image.load()
             return require("PIL.ImageOps", extra="image").exif_transpose(image)
     except pillow.UnidentifiedImageError:
-        what = f"{len(cell)} bytes" if isinstance(cell, bytes) else str(cell)
         raise ValueError(f"{what}: not an image of a format that Pillow reads, or a damaged one") from None
     except FileNotFoundError:
-        raise FileNotFoundError(f"{cell}: no such file") from None
+        raise FileNotFoundError(f"{what}: no such file") from None
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-        what = f"{len(cell)} bytes" if isinstance(cell, bytes) else str(cell)
         raise ValueError(f"{what}: a damaged image ({error})") from error
 
 
@@ -222,11 +220,10 @@ def _to_values(image: Any, channels: int, background: float) -> Any:
     """In mode L or RGB, 8 bits; or F, gray values in [0, 1], where the image has more bits than that."""
     pillow = require("PIL.Image", extra="image")
     if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.float32)
-        if image.mode != "F":
-            values = values / 65535  # a PNG of 16 bits also comes as mode I
+        highest = 1 if image.mode == "F" else 65535  # a PNG of 16 bits also comes as mode I
+        values = np.asarray(image, dtype=np.float32) / np.float32(highest)
         _check_range(values)
-        return pillow.fromarray(values.astype(np.float32))
+        return pillow.fromarray(values)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         below = pillow.new("RGBA", image.size, (round(255 * background),) * 3 + (255,))

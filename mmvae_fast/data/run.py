@@ -97,7 +97,7 @@ class Run:
             inputs, mask = split_mask(batch)
             if mask is None:
                 mask = torch.ones(len(next(iter(inputs.values()))), len(self.readers), dtype=torch.bool)
-            yield inputs, mask  # type: ignore[misc]
+            yield inputs, mask
 
     def label_ids(self, dataset: ManifestDataset) -> Tensor:
         """Each row's class, int64 [N]; -1 where it has none, or one that the training data did not."""

@@ -57,7 +57,7 @@ class Image(PictureModality):
         x, params = x.to(real), params.to(real)
         if mask is not None:
             x = torch.where(mask.reshape(-1, 1, 1, 1), x, 0.0)
-        log_p = discretized_logistic(x, *params.unbind(-4), self.levels).flatten(-3).sum(-1)
+        log_p = discretized_logistic(x, params.select(-4, 0), params.select(-4, 1), self.levels).flatten(-3).sum(-1)
         return log_p if mask is None else torch.where(mask, log_p, 0.0)
 
     def predict(self, params: Tensor) -> Tensor:

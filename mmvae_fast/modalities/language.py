@@ -224,8 +224,7 @@ class Language(Modality):
                         f"Language.tokenize: text {row} has {len(tokens)} tokens, its end included, expected at most "
                         f"{self.length} (or pass truncate=True)"
                     )
-            kept = tokens[: self.length]
-            ids[row, : len(kept)] = torch.tensor(kept)
+            ids[row] = self.row(tokens)
         if too_long:
             logger.warning(
                 "Language.tokenize: %d of %d texts have more than %d tokens and were cut off, the first in row %d",
@@ -240,6 +239,11 @@ class Language(Modality):
         except (TypeError, UnicodeError) as error:
             raise ValueError(f"{where}: is not Unicode text ({error})") from error
         return [*(_OURS + token for token in tokens), END]
+
+    def row(self, tokens: Sequence[int]) -> Tensor:
+        """The tokens of one text as ids [length]: cut off, or padded."""
+        kept = list(tokens[: self.length])
+        return torch.tensor(kept + [PAD] * (self.length - len(kept)))
 
     def detokenize(self, ids: Tensor) -> list[str]:
         """Ids [B, length] -> texts, each up to its END."""
