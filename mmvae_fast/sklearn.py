@@ -83,8 +83,7 @@ class MultimodalVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         """
         if self.model not in MODELS:
             raise ValueError(f"model is {self.model!r}, expected one of {list(MODELS)}")
-        if hasattr(self, "model_"):
-            del self.model_  # an earlier fit's
+        self._trained = False
         seed = int(check_random_state(self.random_state).randint(2**31))
         X = self._checked(X, reset=True)
         cells = _by_modality(X, self._columns(X))
@@ -103,7 +102,7 @@ class MultimodalVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
             progress=self.verbose,
             accelerator=self.accelerator,
         )
-        self.model_ = model.eval()
+        self.model_, self._trained = model.eval(), True
         self._n_features_out = self.latent_dim
         return self
 
@@ -153,7 +152,7 @@ class MultimodalVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
         if self.modalities is not None:
             configs = {name: m if isinstance(m, Mapping) else {} for name, m in self.modalities.items()}
             return {name: c.get("columns") or c.get("column") or name for name, c in configs.items()}
-        names = self._described if hasattr(self, "model_") else X if isinstance(X, Mapping) else X[0]
+        names = self._described if self._trained else X if isinstance(X, Mapping) else X[0]
         return {name: name for name in names}
 
     def _fit_modalities(self, X: Any, cells: Mapping[str, Any]) -> None:

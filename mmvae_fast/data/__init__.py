@@ -1,6 +1,6 @@
 """From files to batches: readers of one kind each, manifests, data sets, and runs that a YAML file describes.
 
-``mmvae_fast.data.config`` and ``mmvae_fast.data.run`` have what ``mmvae-fast train`` does; they need the ``data`` extra.
+``mmvae_fast.data.config`` and ``mmvae_fast.data.run`` are what ``mmvae-fast train`` does; they need the ``data`` extra.
 """
 
 from mmvae_fast.data.dataset import ManifestDataset, fit_readers

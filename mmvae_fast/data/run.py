@@ -93,9 +93,9 @@ class Run:
         self, dataset: ManifestDataset, batch_size: int = 256, num_workers: int = 0
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """The data set in order: batches and their masks, bool [B, M]."""
-        for batch in batches(dataset, self.model, len(dataset), batch_size, None, num_workers):  # type: ignore[arg-type]
+        for batch in batches(dataset, self.model, len(dataset), batch_size, None, num_workers):
             inputs, mask = split_mask(batch)
-            if mask is None:
+            if not isinstance(mask, Tensor):  # nothing is missing
                 mask = torch.ones(len(next(iter(inputs.values()))), len(self.readers), dtype=torch.bool)
             yield inputs, mask
 
