@@ -36,6 +36,9 @@ class Modality:
 
     kind: ClassVar[str] = ""
     likelihoods: ClassVar[tuple[str, ...]] = ()
+    autoregressive: ClassVar[bool] = False
+    """Whether each part of x depends on those before it: p(x | z) = prod_t p(x_t | z, x_<t). Then the decoder is called
+    with z [N, latent_dim] and x [N, *shape], and predictions come from :meth:`generate`."""
     dtype: torch.dtype = torch.float32
 
     def __init_subclass__(cls) -> None:
@@ -111,6 +114,10 @@ class Modality:
     def predict(self, params: Tensor) -> Tensor:
         """The most telling x of likelihood parameters [..., *param_shape], in data space: the mean of p(x | params)."""
         return params.sigmoid() if self.likelihood == "bernoulli" else params
+
+    def generate(self, decoder: nn.Module, z: Tensor) -> Tensor:
+        """x [N, *shape] from a decoder and latents z [N, latent_dim]; an autoregressive modality builds it up."""
+        return self.predict(decoder(z))
 
     def check(self, name: str, x: Any, *, dtype: torch.dtype | None = None) -> None:
         """Refuse what cannot be a batch [B, *shape] of this modality; looks at shape and type only, never at values.

@@ -186,8 +186,8 @@ class MultimodalVAE(nn.Module, ABC):
             by modality, predictions in data space [..., *shape], or with ``params`` the parameters of the likelihood
             [..., *param_shape].
         """
-        decoded = {name: self._decode(name, self._latent_for(name, z)) for name in self._names(to)}
-        return decoded if params else {name: self.modalities[name].predict(p) for name, p in decoded.items()}
+        decode = self._decode if params else self._predict
+        return {name: decode(name, self._latent_for(name, z)) for name in self._names(to)}
 
     @torch.no_grad()
     def reconstruct(
@@ -211,7 +211,7 @@ class MultimodalVAE(nn.Module, ABC):
             seed = seed_tensor(seed, device=self.device)
         observed = checked.observed
         latents = {name: self.with_private(name, z, experts, observed.get(name), seed) for name in self._names(to)}
-        return {name: self.modalities[name].predict(self._decode(name, of)) for name, of in latents.items()}
+        return {name: self._predict(name, of) for name, of in latents.items()}
 
     @torch.no_grad()
     def translate(
@@ -246,7 +246,7 @@ class MultimodalVAE(nn.Module, ABC):
         seed = seed_tensor(seed, device=self.device)
         z = (self.prior if prior is None else prior).sample(n, seed).to(self.dtype)
         latents = {name: self.with_prior_private(name, z, seed) for name in names}
-        return {name: self.modalities[name].predict(self._decode(name, of)) for name, of in latents.items()}
+        return {name: self._predict(name, of) for name, of in latents.items()}
 
     @torch.no_grad()
     def log_likelihood(
@@ -335,19 +335,38 @@ class MultimodalVAE(nn.Module, ABC):
             self.modalities[name].check_values(name, x)
             raise
 
-    def _decode(self, name: str, z: Tensor) -> Tensor:
-        """Likelihood parameters [..., *param_shape] of latents [..., D + P], whatever leads, in one decoder call.
+    def _predict(self, name: str, z: Tensor) -> Tensor:
+        """Predictions in data space [..., *shape] of latents [..., D + P], whatever leads."""
+        modality = self.modalities[name]
+        if not modality.autoregressive:
+            return modality.predict(self._decode(name, z))
+        x = modality.generate(self.decoders[name], z.reshape(-1, z.shape[-1]))
+        return x.reshape(*z.shape[:-1], *modality.shape)
 
-        But for many samples of a convolutional decoder on a CPU: the activations of all of them would be memory that
-        the system hands out page by page, which took as long as the convolutions. They go in parts, whole batches at a
-        time; unless the decoder normalises over all the rows it is given.
+    def _decode(self, name: str, z: Tensor, x: Tensor | None = None) -> Tensor:
+        """Likelihood parameters [..., *param_shape] of latents [..., D + P], whatever leads.
+
+        An autoregressive decoder sees x [B, *shape], too, whose parameters they are; z is then [..., B, D + P].
+
+        In one decoder call, but for many samples of a convolutional decoder on a CPU: the activations of all of them
+        would be memory that the system hands out page by page, which took as long as the convolutions. They go in
+        parts, whole batches at a time; unless the decoder normalises over all the rows it is given.
         """
         flat = z if z.dim() == 2 else z.reshape(-1, z.shape[-1])
         rows = z.shape[-2] if z.dim() > 2 else 0
-        if 0 < rows < _MANY_ROWS < flat.shape[0] and z.device.type == "cpu" and _may_split(self.decoders[name]):
+        many = 0 < rows < _MANY_ROWS < flat.shape[0] and x is None
+        if many and z.device.type == "cpu" and _may_split(self.decoders[name]):
             parts = [self._decode(name, part) for part in flat.split(_MANY_ROWS // rows * rows)]
             return torch.cat(parts).reshape(*z.shape[:-1], *self.modalities[name].param_shape)
-        params = self.decoders[name](flat)
+        inputs = [flat]
+        if self.modalities[name].autoregressive:
+            if x is None:
+                raise ValueError(
+                    f"modality {name!r}: the parameters of an autoregressive likelihood are those of an x, not of z "
+                    "alone; decode without params generates one"
+                )
+            inputs.append(x.expand(*z.shape[:-1], *x.shape[1:]).reshape(-1, *x.shape[1:]))
+        params = self.decoders[name](*inputs)
         if not isinstance(params, Tensor):
             raise TypeError(
                 f"modality {name!r}: its decoder returned a {type(params).__name__}, expected a tensor of parameters"
@@ -361,8 +380,13 @@ class MultimodalVAE(nn.Module, ABC):
 
     def score(self, batch: Batch, name: str, z: Tensor) -> Tensor:
         """log p(x_m | z) of one modality: z [..., B, D + P] -> [..., B], 0 where the row lacks it."""
-        params = self._decode(name, z)
-        return self.modalities[name].log_likelihood(batch.data[name], params, batch.observed[name])
+        modality, x = self.modalities[name], batch.data[name]
+        at_once = max(1, _MANY_ROWS // max(1, math.prod(z.shape[1:-1])))
+        if modality.autoregressive and z.dim() > 2 and z.shape[0] > at_once and not torch.is_grad_enabled():
+            # [..., B, length, vocabulary] of all samples at once would be gigabytes
+            return torch.cat([self.score(batch, name, part) for part in z.split(at_once)])
+        params = self._decode(name, z, x if modality.autoregressive else None)
+        return modality.log_likelihood(x, params, batch.observed[name])
 
     def scores(self, batch: Batch, z: Latents) -> dict[str, Tensor]:
         """:meth:`score` of every modality in the batch: z [..., B, D], or by modality [..., B, D + P]."""

@@ -141,7 +141,7 @@ class CVAE(MultimodalVAE):
         checked = self._check(batch, mask)
         q, _, context = self._distributions(checked, self._experts(checked))
         z = torch.cat([q.mu, context], -1)
-        return {name: self.modalities[name].predict(self._decode(name, z)) for name in self._names(to)}
+        return {name: self._predict(name, z) for name in self._names(to)}
 
     def decode(
         self,
@@ -168,8 +168,8 @@ class CVAE(MultimodalVAE):
                 expected = f"[..., {context.shape[0]}, {self.latent_dim}]"
                 raise ValueError(f"z has shape {list(z.shape)}, expected {expected} for this condition")
         z = torch.cat([z, context.to(z.dtype).expand(*z.shape[:-1], -1)], -1)
-        decoded = {name: self._decode(name, z) for name in names}
-        return decoded if params else {name: self.modalities[name].predict(p) for name, p in decoded.items()}
+        decode = self._decode if params else self._predict
+        return {name: decode(name, z) for name in names}
 
     @torch.no_grad()
     def sample(

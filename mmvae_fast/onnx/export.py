@@ -118,6 +118,12 @@ def _check_model(model: Any) -> None:
 
     if not isinstance(model, MultimodalVAE):
         raise TypeError(f"model is a {type(model).__name__}, expected a model of mmvae_fast.models")
+    for name, modality in model.modalities.items():
+        if modality.autoregressive:
+            raise ExportError(
+                f"modality {name!r} is {type(modality).__name__}, whose decoder generates token by token; so far a "
+                "bundle holds decoders that give all of a sample at once, such as that of Text"
+            )
     if what := _beyond_a_bundle(model):
         raise ExportError(
             f"{type(model).__name__} {what}; so far a bundle holds models with one shared latent, the prior N(0, I) "

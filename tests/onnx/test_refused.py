@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmvae_fast.modalities import Vector
+from mmvae_fast.modalities import Language, Vector
 from mmvae_fast.models import (
     CRMVAE,
     CVAE,
@@ -52,3 +52,11 @@ def test_gaussian_posteriors_of_experts_are_exported(cls, tmp_path):
 def test_any_fusion_to_a_gaussian_is_exported(tmp_path):
     for rule in ("weighted product", "wasserstein"):
         assert export_onnx(make(FusedVAE, fusion=rule), tmp_path / rule.replace(" ", "_")).report.passed
+
+
+def test_text_generated_token_by_token_is_refused(tmp_path):
+    pytest.importorskip("tokenizers")
+    model = MVTCAE({"t": Language.from_texts(["a"], width=4, heads=1), "v": Vector(2)}, 2)
+    with pytest.raises(ExportError, match="modality 't' is Language, whose decoder generates token by token"):
+        export_onnx(model, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
