@@ -85,3 +85,16 @@ def test_captions_are_generated_with_one_digit(capsys):
     assert len(made) == 2 and min(made) >= 0.9
     assert figures["exact"] >= 0.9
     assert "from one to another" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "fsdd").is_dir(), reason="no real data in ../shared/data")
+def test_spoken_digits(tmp_path):
+    """A short training on a part of the recordings: what is written and read again is still heard, far above chance."""
+    pytest.importorskip("librosa")
+    pytest.importorskip("soundfile")
+    pytest.importorskip("lightning")
+    arguments = [str(REAL), "--out", str(tmp_path), "--train", "600", "--test", "60", "--epochs", "15"]
+    shares = load("spoken_digits").main(arguments)
+    assert min(shares.values()) > 0.4
+    assert len(list((tmp_path / "wav").glob("*.wav"))) == 60

@@ -1,5 +1,14 @@
-"""From files to batches: readers of one kind each, manifests, data sets and the configuration of a run."""
+"""From files to batches: readers of one kind each, manifests, data sets, and runs that a YAML file describes.
 
-from mmvae_fast.data.reader import READERS, Reader
+``mmvae_fast.data.config`` and ``mmvae_fast.data.run`` are what ``mmvae-fast train`` does; they need the ``data`` extra.
+"""
 
-__all__ = ["READERS", "Reader"]
+from mmvae_fast.data.dataset import ManifestDataset, fit_readers
+from mmvae_fast.data.errors import CellError, ConfigError, ManifestError
+from mmvae_fast.data.manifest import Manifest
+from mmvae_fast.data.reader import READERS, Reader, reader_class
+
+__all__ = [
+    "READERS", "CellError", "ConfigError", "Manifest", "ManifestDataset", "ManifestError", "Reader", "fit_readers",
+    "reader_class",
+]  # fmt: skip

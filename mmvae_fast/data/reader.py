@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from mmvae_fast.modalities import Modality
 
@@ -63,6 +63,10 @@ class Reader(ABC):
         Raises:
             ValueError, OSError: what is wrong with this cell; the data set adds its row and column.
         """
+
+    def augment(self, sample: Tensor, generator: Generator) -> Tensor:
+        """A random variation of a training sample, if the reader has any; drawn from ``generator`` alone."""
+        return sample
 
     @abstractmethod
     def write(self, sample: Tensor, path: Path) -> Path:

@@ -377,12 +377,12 @@ class MultimodalVAE(nn.Module, ABC):
 
         In one decoder call, but for many samples of a convolutional decoder on a CPU: the activations of all of them
         would be memory that the system hands out page by page, which took as long as the convolutions. They go in
-        parts, whole batches at a time.
+        parts, whole batches at a time; unless the decoder normalises over all the rows it is given.
         """
         flat = z if z.dim() == 2 else z.reshape(-1, z.shape[-1])
         rows = z.shape[-2] if z.dim() > 2 else 0
         many = 0 < rows < _MANY_ROWS < flat.shape[0] and x is None
-        if many and z.device.type == "cpu" and _convolutional(self.decoders[name]):
+        if many and z.device.type == "cpu" and _may_split(self.decoders[name]):
             parts = [self._decode(name, part) for part in flat.split(_MANY_ROWS // rows * rows)]
             return torch.cat(parts).reshape(*z.shape[:-1], *self.modalities[name].param_shape)
         inputs = [flat]
@@ -652,8 +652,12 @@ def mean(values: Tensor) -> Tensor:
 _MANY_ROWS = 512
 
 
-def _convolutional(network: nn.Module) -> bool:
-    return any(isinstance(part, nn.modules.conv._ConvNd) for part in network.modules())
+def _may_split(network: nn.Module) -> bool:
+    """Whether a network has convolutions, and gives each row the same result whatever the other rows are."""
+    parts = list(network.modules())
+    if any(isinstance(p, nn.modules.batchnorm._BatchNorm) and (p.training or p.running_mean is None) for p in parts):
+        return False
+    return any(isinstance(part, nn.modules.conv._ConvNd) for part in parts)
 
 
 def over_sources(values: Tensor, observed: Tensor) -> Tensor:

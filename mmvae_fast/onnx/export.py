@@ -425,6 +425,7 @@ def _modality_spec(name: str, modality: Any) -> ModalitySpec:
         scale=float(modality.scale),
         vocabulary_size=getattr(modality, "vocabulary_size", None),
         vocabulary=getattr(modality, "words", None),
+        gaps=getattr(modality, "missing", False),
     )
 
 

@@ -68,8 +68,12 @@ def samples(spec: ModalitySpec, value: Any) -> np.ndarray:
 
 
 def check_values(spec: ModalitySpec, x: np.ndarray, rows: np.ndarray) -> None:
-    """Observed rows hold finite numbers, or tokens of the vocabulary; ``x`` are the batch's rows numbered ``rows``."""
-    bad = ~np.isfinite(x) if spec.dtype == "float32" else (x < 0) | (x >= (spec.vocabulary_size or 0))
+    """Observed rows hold finite numbers (or gaps, where the modality has some), or tokens of the vocabulary; ``x`` are
+    the batch's rows numbered ``rows``."""
+    if spec.dtype == "float32":
+        bad = np.isinf(x) if spec.gaps else ~np.isfinite(x)
+    else:
+        bad = (x < 0) | (x >= (spec.vocabulary_size or 0))
     if not bad.any():
         return
     first = tuple(np.argwhere(bad)[0])

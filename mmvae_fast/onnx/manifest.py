@@ -65,6 +65,7 @@ class ModalitySpec:
     scale: float
     vocabulary_size: int | None = None
     vocabulary: tuple[str, ...] | None = None
+    gaps: bool = False  # NaN in an observed row is a missing entry
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,9 @@ class _Reader:
         if words is not None and not (isinstance(words, list) and all(isinstance(w, str) for w in words)):
             raise self.fail(f"'vocabulary' is {_short(words)}, expected a list of strings or null")
         size = value.get("vocabulary_size")
+        gaps = value.get("gaps", False)  # older bundles say nothing
+        if not isinstance(gaps, bool):
+            raise self.fail(f"'gaps' is {_short(gaps)}, expected true or false")
         return ModalitySpec(
             name=self.get(value, "name", str),
             kind=self.get(value, "kind", str),
@@ -217,6 +221,7 @@ class _Reader:
             scale=float(self.get(value, "scale", (int, float))),
             vocabulary_size=None if size is None else self.positive(value, "vocabulary_size"),
             vocabulary=None if words is None else tuple(words),
+            gaps=gaps,
         )
 
     def tensors(self, value: Any, key: str) -> tuple[TensorSpec, ...]:

@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from mmvae_fast.modalities import MODALITIES, Audio, BagOfWords, Counts, Image, Language, Modality, Text, Vector
+from mmvae_fast.modalities import (
+    MODALITIES,
+    Audio,
+    BagOfWords,
+    Counts,
+    Image,
+    Language,
+    Modality,
+    Sequence,
+    Text,
+    Vector,
+)
 
 WORDS = ["a", "photo", "of", "the", "digit", "three"]
 
@@ -17,6 +28,10 @@ EXAMPLES = {
     "ids": Text(11, 4),
     "audio": Audio((6, 9), scale=2.0),
     "vector": Vector(5, likelihood="laplace"),
+    "gappy vector": Vector(5, missing=True, hidden=(8,)),
+    "lstm": Sequence(6, 3, hidden=(8,)),
+    "gru": Sequence(1, 2, cell="gru", hidden=(4, 4), likelihood="laplace"),
+    "conv audio": Audio((6, 9), network="conv", width=2, norm="group"),
 }
 
 
@@ -163,7 +178,8 @@ def test_an_empty_network_is_a_network():
 
 def test_registry_names_every_kind():
     written = {"text": Text, "language": Language, "bag_of_words": BagOfWords}
-    assert {"image": Image, **written, "audio": Audio, "vector": Vector, "counts": Counts} == MODALITIES
+    known = {"image": Image, "audio": Audio, "vector": Vector, "counts": Counts, "sequence": Sequence, **written}
+    assert known.items() <= MODALITIES.items()  # tests register kinds of their own
 
 
 @pytest.mark.parametrize(
@@ -182,6 +198,11 @@ def test_registry_names_every_kind():
         (lambda: Vector(3, scale=0.0), ValueError, "scale is 0.0, expected a positive number"),
         (lambda: Vector(3, scale="1"), TypeError, "scale is a str"),
         (lambda: Vector(3, encoder=lambda x: x), TypeError, "encoder is a function, expected an nn.Module"),
+        (lambda: Vector(3, missing=1), TypeError, "missing is a int, expected True or False"),
+        (lambda: Sequence(5, 0), ValueError, "expected positive integers"),
+        (lambda: Sequence(5, 2, cell="rnn"), ValueError, "cell is 'rnn', expected one of"),
+        (lambda: Sequence(5, 2, hidden=(4, 5)), ValueError, "expected one size or several equal ones"),
+        (lambda: Sequence(5, 2, hidden=()), ValueError, "expected one size or several equal ones"),
         (lambda: Text(["a", "a"], 3), ValueError, "'a' twice"),
         (lambda: Text(["a b"], 3), ValueError, "without whitespace"),
         (lambda: Text("abc", 3), TypeError, "list of words"),

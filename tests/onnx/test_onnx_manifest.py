@@ -106,6 +106,7 @@ def put(value, *path):
         (put([3, 9], "modalities", 1, "param_shape"), r"'text' has 'param_shape' \[3, 9\].*\[3, 8\]"),
         (put("other", "noise", "generator"), "'noise' is .*'other'.*, expected .*philox4x32-10"),
         (put(["a"], "modalities", 1, "vocabulary"), "modality .text. has 1 words, expected .vocabulary_size. 8"),
+        (put(1, "modalities", 1, "gaps"), "'gaps' is 1, expected true or false"),
         (put(None, "modalities", 1, "vocabulary_size"), "modality 'text' has no 'vocabulary_size'"),
         (put("text", "modalities", 0, "name"), "names one twice"),
         (lambda d: d["parts"].pop("fusion"), "'parts' holds .*expected"),

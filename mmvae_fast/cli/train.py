@@ -1,0 +1,48 @@
+"""``mmvae-fast train``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmvae_fast.cli.app import app, plain_errors
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file: data, modalities, model, training, out.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, instead of the file's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that load, instead of the file's.")] = None,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--start-over", help="Insist on a run to continue, or replace it. Else: continue if there is one."
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train a model on a manifest of files. The same command continues what was interrupted.
+
+    The folder of the run gets best/ and last/ (models), history.json, readers.json and run.yaml.
+    """
+    with plain_errors():
+        from mmvae_fast.data.config import read_config
+        from mmvae_fast.data.run import train as run
+
+        settings = read_config(config)
+        changes = {"epochs": epochs, "num_workers": workers}
+        changed = {name: value for name, value in changes.items() if value is not None}
+        settings = settings.model_copy(update={"training": settings.training.model_copy(update=changed)})
+        if out is not None:
+            settings = settings.model_copy(update={"out": out.absolute()})
+        run(
+            settings,
+            resume="auto" if resume is None else resume,
+            progress=not quiet,
+            report=lambda text: print(text, file=sys.stderr),
+        )
+        print(settings.out)

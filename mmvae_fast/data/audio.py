@@ -1,0 +1,180 @@
+"""Recordings: to log-mel pictures or cepstra, and back to sound."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmvae_fast.data._scale import Scale
+from mmvae_fast.data.reader import Reader
+from mmvae_fast.features import audio
+from mmvae_fast.modalities import Audio
+
+_FEATURES = ("log_mel", "mfcc")
+_ALIGNED = ("start", "center", "end")
+
+
+class AudioReader(Reader):
+    """The path or the bytes of a sound file of any rate and number of channels, or (waveform, rate) -> float32
+    [n_mels, frames] in [0, 1], or for cepstra [n_mfcc, frames], each with the mean 0 and the standard deviation 1 of
+    the training recordings. What it writes is a .wav file, made by Griffin-Lim iterations.
+
+    Args:
+        features: "log_mel" (:func:`mmvae_fast.features.log_mel`) or "mfcc" (:func:`mmvae_fast.features.mfcc`), of which
+            the sound comes back smoothed.
+        sample_rate: in Hz, to which all recordings are brought.
+        seconds: of a sample; a longer recording is cut, a shorter one gets silence.
+        align: which part that leaves: "start" (silence follows), "center" or "end".
+        n_mels, n_fft, hop_length, fmin, fmax, floor_db, ceiling_db: of the pictures.
+        n_mfcc: how many cepstra.
+        iterations: of Griffin-Lim.
+        options: of the modality: likelihood, scale, network ("mlp", "conv", "residual"), ...
+    """
+
+    kind = "audio"
+    reads_files = True
+
+    def __init__(
+        self,
+        *,
+        features: str = "log_mel",
+        sample_rate: int = 16_000,
+        seconds: float = 1.0,
+        align: str = "start",
+        n_mels: int = 64,
+        n_mfcc: int = 20,
+        n_fft: int = 1024,
+        hop_length: int = 256,
+        fmin: float = 0.0,
+        fmax: float | None = None,
+        floor_db: float = -40.0,
+        ceiling_db: float = 20.0,
+        iterations: int = 60,
+        **options: Any,
+    ) -> None:
+        if features not in _FEATURES:
+            raise ValueError(f"audio reader: features is {features!r}, expected one of {_FEATURES}")
+        if align not in _ALIGNED:
+            raise ValueError(f"audio reader: align is {align!r}, expected one of {_ALIGNED}")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6:
+            raise ValueError(f"audio reader: seconds is {seconds!r}, expected a positive number")
+        if type(iterations) is not int or iterations < 1:
+            raise ValueError(f"audio reader: iterations is {iterations!r}, expected a positive integer")
+        self.features, self.align, self.seconds, self.iterations = features, align, float(seconds), iterations
+        self.n_mels, self.n_mfcc = n_mels, n_mfcc
+        self.spectra: dict[str, Any] = {
+            "sample_rate": sample_rate,
+            "n_fft": n_fft,
+            "hop_length": hop_length,
+            "fmin": fmin,
+            "fmax": fmax,
+            "floor_db": floor_db,
+            "ceiling_db": ceiling_db,
+        }
+        self.options = options
+        self.scale: Scale | None = None
+        self._features(np.zeros((0, 1), dtype=np.float32))  # what cannot be is refused now
+        if self.samples < 1:
+            raise ValueError(f"audio reader: {seconds} seconds at {sample_rate} Hz is not one sample")
+        Audio(self.shape, **options)
+
+    @property
+    def samples(self) -> int:
+        """Of a waveform."""
+        return round(self.seconds * self.spectra["sample_rate"])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of a sample."""
+        rows = self.n_mels if self.features == "log_mel" else self.n_mfcc
+        return rows, 1 + self.samples // self.spectra["hop_length"]
+
+    def fit(self, cells: Iterable[Any]) -> None:
+        if self.features == "mfcc":
+            self.scale = Scale.of(self._read(cell).T for cell in cells)
+
+    def read(self, cell: Any) -> Tensor:
+        found = self._read(cell)
+        if self.features == "mfcc":
+            found = self._fitted("read").scaled(found.T).T.astype(np.float32)
+        return torch.from_numpy(np.ascontiguousarray(found))
+
+    def write(self, sample: Tensor, path: Path) -> Path:
+        wave, rate = self.show(sample)
+        return audio.write_wav(Path(path).with_suffix(".wav"), wave, rate)
+
+    def show(self, sample: Tensor) -> tuple[np.ndarray, int]:
+        """(waveform float32 [samples], rate in Hz)."""
+        picture = sample.detach().float().numpy(force=True)
+        if self.features == "mfcc":
+            cepstra = self._fitted("show").unscaled(picture.T).T
+            picture = audio.mfcc_to_log_mel(cepstra[None], self.n_mels)[0]
+        wave = audio.griffin_lim(picture[None], samples=self.samples, iterations=self.iterations, **self.spectra)[0]
+        return wave, self.spectra["sample_rate"]
+
+    def modality(self) -> Audio:
+        return Audio(self.shape, **self.options)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "features": self.features,
+            "seconds": self.seconds,
+            "align": self.align,
+            "n_mels": self.n_mels,
+            "n_mfcc": self.n_mfcc,
+            **self.spectra,
+            "iterations": self.iterations,
+            **self.options,
+            "fitted": None if self.scale is None else self.scale.config(),
+        }
+
+    @classmethod
+    def _from_config(cls, options: dict[str, Any]) -> Reader:
+        fitted = options.pop("fitted")
+        reader = cls(**options)
+        reader.scale = None if fitted is None else Scale(**fitted)
+        return reader
+
+    def _read(self, cell: Any) -> np.ndarray:
+        wave = audio.fit_length(_wave(cell, self.spectra["sample_rate"]), self.samples, align=self.align)
+        return self._features(wave[None])[0]
+
+    def _features(self, waves: np.ndarray) -> np.ndarray:
+        if self.features == "log_mel":
+            return audio.log_mel(waves, n_mels=self.n_mels, **self.spectra)
+        return audio.mfcc(waves, n_mels=self.n_mels, n_mfcc=self.n_mfcc, **self.spectra)
+
+    def _fitted(self, method: str) -> Scale:
+        if self.scale is None:
+            raise ValueError(f"audio reader: {method} of cepstra comes after fit")
+        return self.scale
+
+
+def _wave(cell: Any, rate: int) -> np.ndarray:
+    """A cell as a waveform at ``rate`` Hz.
+
+    Raises:
+        ValueError, OSError: what is wrong with it.
+    """
+    if isinstance(cell, Mapping):  # what Hugging Face's data sets call a recording
+        if cell.get("array") is not None:
+            cell = cell["array"], cell.get("sampling_rate")
+        else:
+            cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return audio.load_audio(io.BytesIO(cell), rate)
+    if isinstance(cell, (str, os.PathLike)):
+        return audio.load_audio(cell, rate)
+    if isinstance(cell, (tuple, list)) and len(cell) == 2:
+        wave, own = cell
+        wave = wave.numpy(force=True) if isinstance(wave, Tensor) else np.asarray(wave)
+        return audio.to_mono(wave, int(own) if isinstance(own, (float, np.number)) else own, rate)
+    raise ValueError(f"is a {type(cell).__name__}, expected a path, the bytes of a file, or (waveform, rate)")

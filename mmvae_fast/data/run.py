@@ -1,0 +1,232 @@
+"""A run in a folder: trained from a configuration, and opened again to use the model on new files.
+
+Beside what ``training.fit`` writes (``best/``, ``last/``, ``history.json``) it holds ``readers.json``, what the readers
+learned, and ``run.yaml``, the configuration with absolute paths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmvae_fast._files import write_atomic
+from mmvae_fast.data.config import RunConfig, read_config, write_config
+from mmvae_fast.data.dataset import ManifestDataset, check_cells, fit_readers
+from mmvae_fast.data.errors import CellError
+from mmvae_fast.data.manifest import Manifest
+from mmvae_fast.data.reader import Reader
+from mmvae_fast.models import MultimodalVAE
+from mmvae_fast.models.checkpoint import read_json
+from mmvae_fast.training import fit
+from mmvae_fast.training.checkpoints import BEST, LAST
+from mmvae_fast.training.data import batches, split_mask
+from mmvae_fast.training.seeding import derive
+
+FORMAT, SCHEMA_VERSION = "mmvae_fast.readers", 1
+READERS_FILE, CONFIG_FILE = "readers.json", "run.yaml"
+_HEADER = "# Written by mmvae-fast train: the configuration of this run, with absolute paths.\n"
+
+
+@dataclass
+class Run:
+    """A trained model and what it takes to read for it."""
+
+    folder: Path
+    config: RunConfig
+    model: MultimodalVAE
+    readers: dict[str, Reader]
+    classes: list[str] = field(default_factory=list)
+    """The labels there are, sorted; a class is its place in this list."""
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> Run:
+        """The run in a folder, with the best of its checkpoints, ready to use.
+
+        Raises:
+            ValueError: no run, or a damaged one.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder, expected one that mmvae-fast train wrote")
+        description = _read_readers(folder)
+        readers = {name: Reader.from_config(config) for name, config in description["readers"].items()}
+        checkpoint = next((path for name in (BEST, LAST) if (path := folder / name).is_dir()), None)
+        if checkpoint is None:
+            raise ValueError(f"{folder}: has neither {BEST}/ nor {LAST}/: its first epoch was never complete")
+        model = MultimodalVAE.load(checkpoint).eval()
+        read = {name: reader.modality().config() for name, reader in readers.items()}
+        if read != {name: modality.config() for name, modality in model.modalities.items()}:
+            raise ValueError(f"{folder / READERS_FILE} and {checkpoint} are of different runs; train again")
+        return cls(folder, read_config(folder / CONFIG_FILE), model, readers, description["classes"])
+
+    def dataset(self, manifest: str | os.PathLike | None = None, *, on_error: str | None = None) -> ManifestDataset:
+        """A manifest as the model takes it; it may lack columns, and have others.
+
+        Args:
+            manifest: by default the configuration's test data, or else what was held out of training for validation.
+
+        Raises:
+            ValueError: none given and none configured, or one that cannot be read (see :class:`Manifest`).
+        """
+        data = self.config.data
+        rows = None
+        if manifest is None:
+            manifest = data.test or (data.validation if isinstance(data.validation, Path) else None)
+        if manifest is None:
+            if data.validation is None:
+                raise ValueError(f"{self.folder}: no data were held out of training; name a manifest to use")
+            manifest = data.train
+        opened = Manifest(manifest, self.config.columns(), label=data.label, ignore="all", partial=True)
+        if manifest == data.train and isinstance(data.validation, (int, float)):
+            rows = split_rows(len(opened), float(data.validation), self.config.training.seed)[1]
+        _check(opened, self.readers)
+        return ManifestDataset(opened, self.readers, rows=rows, on_error=on_error or data.on_error)
+
+    def batches(
+        self, dataset: ManifestDataset, batch_size: int = 256, num_workers: int = 0
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """The data set in order: batches and their masks, bool [B, M]."""
+        for batch in batches(dataset, self.model, len(dataset), batch_size, None, num_workers):
+            inputs, mask = split_mask(batch)
+            if not isinstance(mask, Tensor):  # nothing is missing
+                mask = torch.ones(len(next(iter(inputs.values()))), len(self.readers), dtype=torch.bool)
+            yield inputs, mask
+
+    def label_ids(self, dataset: ManifestDataset) -> Tensor:
+        """Each row's class, int64 [N]; -1 where it has none, or one that the training data did not."""
+        ids = {name: i for i, name in enumerate(self.classes)}
+        labels = dataset.manifest.labels()
+        return torch.tensor([ids.get(label, -1) if (label := labels[row]) is not None else -1 for row in dataset.rows])
+
+
+def train(
+    config: RunConfig,
+    *,
+    resume: bool | str = "auto",
+    progress: bool = True,
+    report: Callable[[str], None] = print,
+    callbacks: tuple[Any, ...] = (),
+) -> Run:
+    """Train what a configuration describes, or continue: the same call goes on where an interrupted one stopped.
+
+    Args:
+        resume, progress, callbacks: of :func:`mmvae_fast.training.fit`.
+        report: is told at the end which files could not be read and counted as missing.
+
+    Raises:
+        ConfigError, ManifestError: everything that is wrong with either, before training.
+        CellError: a damaged file, with ``on_error: stop``.
+        ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt: see :func:`mmvae_fast.training.fit`.
+    """
+    config.model_class()
+    readers = config.readers()
+    data, settings = config.data, config.training
+    out = config.out
+    _check_out(out)
+    columns = config.columns()
+    options: dict[str, Any] = {"label": data.label, "ignore": data.ignore}
+    manifest = Manifest(data.train, columns, **options)
+    rows: list[int] | None = None
+    held_out: ManifestDataset | None = None
+    digests = {"train": manifest.digest()}
+    if isinstance(data.validation, (int, float)):
+        rows, others = split_rows(len(manifest), float(data.validation), settings.seed)
+    fit_readers(manifest, readers, rows=rows, on_error=data.on_error)
+    if isinstance(data.validation, (int, float)):
+        held_out = ManifestDataset(manifest, readers, rows=others, on_error=data.on_error)
+    elif data.validation is not None:
+        second = Manifest(data.validation, columns, **options)
+        _check(second, readers)
+        digests["validation"] = second.digest()
+        held_out = ManifestDataset(second, readers, on_error=data.on_error)
+    training = ManifestDataset(manifest, readers, rows=rows, on_error=data.on_error, augment=True)
+    model = config.make_model(readers)
+    described = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "classes": sorted({label for label in manifest.labels() if label is not None}),
+        "data": digests,
+        "readers": {name: reader.config() for name, reader in readers.items()},
+    }
+    if resume is not False:
+        _check_same(out, described)
+    write_atomic(out / READERS_FILE, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(out / CONFIG_FILE, _HEADER + write_config(config))
+    datasets = [dataset for dataset in (training, held_out) if dataset is not None]
+    arguments = settings.model_dump()
+    try:
+        fit(model, training, validation=held_out, out=out, resume=resume, progress=progress,
+            callbacks=callbacks, **arguments)  # fmt: skip
+    except CellError:
+        # from a worker process it comes with that one's traceback; the cell is known, so say it as here
+        for dataset in datasets:
+            for fault in dataset.faults():
+                raise CellError(f"{dataset.manifest.where(fault.row, fault.name)}: {fault.problem}") from None
+        raise
+    finally:
+        if data.on_error == "missing":
+            for dataset in datasets:
+                if text := dataset.report():
+                    report(f"{text}\nThey counted as missing.")
+    return Run.load(out)
+
+
+def split_rows(rows: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Rows to train on and to hold out, at least one of each; the same for the same seed.
+
+    Raises:
+        ValueError: there is only one row.
+    """
+    if rows < 2:
+        raise ValueError(f"the data has {rows} row, expected two or more to hold some out for validation")
+    count = min(max(1, round(share * rows)), rows - 1)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(derive(seed, "validation rows"))).tolist()
+    return sorted(order[count:]), sorted(order[:count])
+
+
+def _check(manifest: Manifest, readers: Mapping[str, Reader]) -> None:
+    """Of data that no reader is fitted to: paths, and the cells that are no files."""
+    manifest.check_files(readers)
+    cheap = {name: reader for name, reader in readers.items() if not reader.reads_files}
+    manifest.refuse([fault for name, reader in cheap.items() for fault in check_cells(manifest, name, reader)])
+
+
+def _check_out(out: Path) -> None:
+    """Refuse to replace a ``run.yaml`` or ``readers.json`` that no run wrote."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file, expected a folder or nothing")
+    path = out / CONFIG_FILE
+    if path.exists() and not path.read_bytes().startswith(_HEADER.encode()):
+        raise FileExistsError(f"{path} was not written by mmvae-fast train and would be replaced; choose another out")
+    if (out / READERS_FILE).exists():
+        _read_readers(out)
+
+
+def _check_same(out: Path, described: Mapping[str, Any]) -> None:
+    if not (out / READERS_FILE).exists() or not (out / LAST).exists():
+        return
+    earlier = _read_readers(out)
+    for what, digest in described["data"].items():
+        if earlier.get("data", {}).get(what) != digest:
+            raise ValueError(
+                f"{out} holds a run on other {what} data: the manifest was changed since. Bring it back, choose "
+                "another out, or start over (--start-over)"
+            )
+
+
+def _read_readers(folder: Path) -> dict[str, Any]:
+    path = folder / READERS_FILE
+    description = read_json(path)
+    header = (description.get("format"), description.get("schema_version"))
+    if header != (FORMAT, SCHEMA_VERSION):
+        raise ValueError(f"{path}: is {header}, expected {FORMAT} version {SCHEMA_VERSION}")
+    if not isinstance(description.get("readers"), dict) or not isinstance(description.get("classes"), list):
+        raise ValueError(f"{path}: damaged, expected readers and classes")
+    return description
