@@ -6,7 +6,7 @@
 Shows what such a model does with sentences it never saw: reconstructs them from its latent, walks from one to another,
 and makes new ones. Of captions, which all name one digit, it prints how many generated ones do.
 
-The sentences are those of 4 to 8 plain words in the docstrings of the standard library of the Python that runs this,
+The sentences are those of 3 to 6 plain words in the docstrings of the standard library of the Python that runs this,
 so figures differ a little from version to version.
 """
 
@@ -57,7 +57,7 @@ def sentences() -> list[str]:
     for docstring in docstrings(Path(sysconfig.get_path("stdlib"))):
         for paragraph in re.split(r"\n\s*\n", docstring):
             for sentence in re.split(r"(?<=[.])\s+", " ".join(paragraph.split())):
-                if SENTENCE.fullmatch(sentence) and 4 <= len(sentence.split()) <= 8:
+                if SENTENCE.fullmatch(sentence) and 3 <= len(sentence.split()) <= 6:
                     found.add(sentence)
     return sorted(found)
 
@@ -81,19 +81,19 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if options.captions:
         train, test = captions(options.captions, "train")[: options.rows or 4000], captions(options.captions, "test")
         test = test[:1000]
-        model, epochs, lr = {"width": 64, "word_dropout": 0.2}, options.epochs or 6, 2e-3
+        network, beta, epochs = {"width": 64, "word_dropout": 0.2}, 0.1, options.epochs or 8
     else:
         texts = sentences()
         random.Random(options.seed).shuffle(texts)
         train, test = texts[200:][: options.rows], texts[:200]
-        model, epochs, lr = {"width": 128, "word_dropout": 0.4}, options.epochs or 40, 2e-3
-    language = Language.from_texts(train, vocabulary_size=1500, dropout=0.0, **model)
+        network, beta, epochs = {"width": 128, "word_dropout": 0.5}, 0.03, options.epochs or 40
+    language = Language.from_texts(train, vocabulary_size=1000, dropout=0.0, **network)
     test = [text for text in test if len(language.encode(text)) <= language.length]
     print(f"{len(train)} texts of up to {language.length} tokens, {language.vocabulary_size} kinds of them")
     torch.manual_seed(options.seed)
-    vae = VAE({"text": language}, LATENT_DIM, beta=0.1)
+    vae = VAE({"text": language}, LATENT_DIM, beta=beta)
     began = time.perf_counter()
-    fit(vae, {"text": language.tokenize(train)}, epochs=epochs, batch_size=64, lr=lr, seed=options.seed)
+    fit(vae, {"text": language.tokenize(train)}, epochs=epochs, batch_size=64, lr=2e-3, seed=options.seed)
     print(f"{epochs} epochs in {time.perf_counter() - began:.0f} s")
     return show(vae.eval(), test, options)
 

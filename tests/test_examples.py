@@ -71,3 +71,17 @@ def test_real_digits(missing, capsys):
     means = load("real_digits").main(arguments)
     assert means["MoPoE"] > 0.4
     assert "MoPoE, 8 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "pairs").is_dir(), reason="no real data in ../shared/data")
+def test_captions_are_generated_with_one_digit(capsys):
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("lightning")
+    example = load("text_generation")
+    assert not example.one_digit("one two") and not example.one_digit("a digit") and example.one_digit("the number one")
+    figures = example.main(["--captions", str(REAL)])
+    made = [share for way, share in figures.items() if way not in ("exact", "words")]
+    assert len(made) == 2 and min(made) >= 0.9
+    assert figures["exact"] >= 0.9
+    assert "from one to another" in capsys.readouterr().out

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_STD = 0.02  # of initial embeddings, as in GPT-2: with tied output weights, logits start near 0
+_STD = 0.1
+"""Of what is added to a token at first: its embedding, its position and z weigh the same. Of captions (MNIST pairs, 375
+steps), 1.00 were reconstructed this way, 0.28 with 0.02 for the embeddings and PyTorch's own initial weights for z."""
 
 
 class TransformerEncoder(nn.Module):
@@ -104,6 +107,8 @@ class TransformerDecoder(nn.Module):
         self.register_buffer("impossible", impossible, persistent=False)
         nn.init.normal_(self.tokens.weight, std=_STD)
         nn.init.normal_(self.positions, std=_STD)
+        nn.init.normal_(self.from_z.weight, std=_STD / math.sqrt(latent_dim))
+        nn.init.zeros_(self.from_z.bias)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         seen = F.pad(x[:, :-1], (1, 0), value=self.first)

@@ -47,12 +47,16 @@ def generate(
         ValueError: no such modality, or latents or options that cannot be.
     """
     name, language = _language(model, name)
+    if model.always_given:
+        raise ValueError(
+            f"generate: a {type(model).__name__} generates given a condition; use its decode or sample with one"
+        )
     seed = seed_tensor(seed, device=model.device)
     if not isinstance(z, Tensor):
         if type(z) is not int or z < 0:
             raise ValueError(f"generate: z is {z!r}, expected latents [N, {model.latent_dim}] or a number of texts")
-        z = (model.prior if prior is None else prior).sample(z, seed).to(model.dtype)
-        z = model.with_prior_private(name, z, seed)
+        drawn = (model.prior if prior is None else prior).sample(z, seed).to(model.dtype)
+        z = model.with_prior_private(name, drawn, seed)
     elif z.dim() != 2:
         raise ValueError(f"generate: z has shape {list(z.shape)}, expected [N, {model.latent_dim}]")
     else:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvae_fast.modalities import MODALITIES, Audio, Counts, Image, Modality, Text, Vector
+from mmvae_fast.modalities import MODALITIES, Audio, BagOfWords, Counts, Image, Language, Modality, Text, Vector
 
 WORDS = ["a", "photo", "of", "the", "digit", "three"]
 
@@ -162,7 +162,8 @@ def test_an_empty_network_is_a_network():
 
 
 def test_registry_names_every_kind():
-    assert {"image": Image, "text": Text, "audio": Audio, "vector": Vector, "counts": Counts} == MODALITIES
+    written = {"text": Text, "language": Language, "bag_of_words": BagOfWords}
+    assert {"image": Image, **written, "audio": Audio, "vector": Vector, "counts": Counts} == MODALITIES
 
 
 @pytest.mark.parametrize(

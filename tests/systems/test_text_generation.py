@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Language, Vector
-from mmvae_fast.models import MVAE, VAE, MoPoE
+from mmvae_fast.models import CVAE, MVAE, VAE, MoPoE
 from mmvae_fast.models.samplers import fit_sampler
 from mmvae_fast.systems.text_generation import generate, interpolate, reconstruct
 
@@ -20,7 +20,7 @@ def model():
     model = VAE({"text": text}, 2, beta=0.2)
     x = text.tokenize(TEXTS * 8)
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
-    for step in range(150):
+    for step in range(100):
         optimizer.zero_grad()
         model({"text": x}, seed=step).loss.backward()
         optimizer.step()
@@ -50,9 +50,8 @@ def test_options_of_sampling_and_the_seed(model):
     z = torch.zeros(30, 2)
     assert len(set(generate(model, z))) == 1 < len(set(generate(model, z, seed=3, **hot)))
     assert generate(model, 0) == []
-    sampler = fit_sampler(
-        model.encode({"text": model.modalities["text"].tokenize(TEXTS * 10)}).mu, "gmm", n_components=4
-    )
+    x = model.modalities["text"].tokenize(TEXTS * 10)
+    sampler = fit_sampler(model.encode({"text": x}).sample(seed=0), "gmm", n_components=4)
     assert set(generate(model, 30, seed=1, prior=sampler)) <= set(TEXTS)
 
 
@@ -82,3 +81,7 @@ def test_bad_arguments(model):
         generate(model, torch.zeros(3, 5))
     with pytest.raises(ValueError, match="temperature is -1"):
         generate(model, 1, temperature=-1)
+    text = model.modalities["text"]
+    conditional = CVAE({"text": text, "v": Vector(2)}, 2, condition=["v"])
+    with pytest.raises(ValueError, match="a CVAE generates given a condition; use its decode or sample"):
+        generate(conditional, 1)
