@@ -76,16 +76,14 @@ class Run:
             ValueError: none given and none configured, or one that cannot be read (see :class:`Manifest`).
         """
         data = self.config.data
+        validation = data.validation
+        path = manifest or data.test or (validation if isinstance(validation, Path) else None)
+        if path is None and validation is None:
+            raise ValueError(f"{self.folder}: no data were held out of training; name a manifest to use")
+        opened = Manifest(path or data.train, self.config.columns(), label=data.label, ignore="all", partial=True)
         rows = None
-        if manifest is None:
-            manifest = data.test or (data.validation if isinstance(data.validation, Path) else None)
-        if manifest is None:
-            if data.validation is None:
-                raise ValueError(f"{self.folder}: no data were held out of training; name a manifest to use")
-            manifest = data.train
-        opened = Manifest(manifest, self.config.columns(), label=data.label, ignore="all", partial=True)
-        if manifest == data.train and isinstance(data.validation, (int, float)):
-            rows = split_rows(len(opened), float(data.validation), self.config.training.seed)[1]
+        if path is None:
+            rows = split_rows(len(opened), float(validation), self.config.training.seed)[1]  # type: ignore[arg-type]
         _check(opened, self.readers)
         return ManifestDataset(opened, self.readers, rows=rows, on_error=on_error or data.on_error)
 
