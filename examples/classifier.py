@@ -68,7 +68,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         "both, half missing": accuracy(both, torch.stack([keep_image, ~keep_image], 1)),
         "both, image only": accuracy(both, torch.tensor([True, False]).expand(len(truth), 2)),
         "both, speech only": accuracy(both, torch.tensor([False, True]).expand(len(truth), 2)),
-        **{f"a {name} branch alone": accuracy(train([name], data, options.epochs, options.seed)) for name in modalities()},
+        **{
+            f"a {name} branch alone": accuracy(train([name], data, options.epochs, options.seed))
+            for name in modalities()
+        },
     }
     found = both.cluster({name: test[name] for name in both.modalities}, seed=options.seed)
     result["clusters of latents, adjusted Rand index"] = float(adjusted_rand_score(test_labels, found))

@@ -24,7 +24,7 @@ from mmvae_fast.systems import GAN, fit
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     judge = fit_judge(images[:10_000], labels[:10_000].numpy())
 
     torch.manual_seed(options.seed)
-    gan = GAN({"image": Image((1, 28, 28))}, latent_dim=64, classes=10)
+    gan = GAN({"image": Image((1, 28, 28))}, latent_dim=64, classes=10, width=16)
     data = {"image": images[: options.rows], "label": labels[: options.rows]}
     began = time.perf_counter()
     fit(gan, data, epochs=options.epochs, out=options.out, seed=options.seed)

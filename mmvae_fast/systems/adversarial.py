@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from mmvae_fast.reference import philox_uniform
 
@@ -80,7 +81,8 @@ def normalize_spectrum(network: nn.Module) -> nn.Module:
     Source: Miyato et al., Spectral Normalization for Generative Adversarial Networks, 2018.
     """
     for layer in list(network.modules()):
-        if isinstance(layer, (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)):
+        weighted = isinstance(layer, (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd))
+        if weighted and not is_parametrized(layer, "weight"):  # or it is normalised already
             spectral_norm(layer)
     return network
 

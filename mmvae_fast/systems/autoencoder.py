@@ -53,7 +53,8 @@ class Autoencoder(MultimodalVAE):
         )
 
     def options(self) -> dict[str, Any]:
-        return {name: super().options()[name] for name in ("likelihood_weights", "modality_dropout")}
+        options = super().options()
+        return {name: options[name] for name in ("likelihood_weights", "modality_dropout")}
 
     def make_fusion(self) -> nn.Module:
         return MeanPoint()

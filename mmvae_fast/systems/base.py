@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -171,6 +171,13 @@ class System(nn.Module, ABC):
         system.to(getattr(torch, config["dtype"]))
         load_weights(system, folder)
         return system.eval()
+
+
+def adam(groups: list[dict[str, Any]], betas: Sequence[float] = (0.9, 0.999)) -> torch.optim.Optimizer:
+    """Adam over groups of parameters, in one pass over all of them where torch has that."""
+    parameters = [p for group in groups for p in group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return torch.optim.Adam(groups, betas=(betas[0], betas[1]), fused=fused)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

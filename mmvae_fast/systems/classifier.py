@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_uniform, seed_tensor
 from mmvae_fast.systems.autoencoder import Autoencoder
-from mmvae_fast.systems.base import Sums, System
+from mmvae_fast.systems.base import Sums, System, adam
 from mmvae_fast.systems.gan import check_labels, one_of
 from mmvae_fast.training.data import split_mask
 
@@ -90,7 +91,7 @@ class FusionClassifier(System):
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         sizes = [sum(widths), *self.hidden, len(self.classes)]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.ReLU()]
         self.head = nn.Sequential(*layers[:-1])
         self._size = sum(m.size for m in self.modalities.values())
@@ -115,7 +116,7 @@ class FusionClassifier(System):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.lr)
+        return adam([{"params": list(self.parameters()), "lr": self.lr}])
 
     def step(self, batch: Mapping[str, Any], optimizer: torch.optim.Optimizer, seed: int) -> Sums:
         loss, sums = self._losses(batch, seed)

@@ -26,7 +26,7 @@ from mmvae_fast.systems.adversarial import (
     mean,
     normalize_spectrum,
 )
-from mmvae_fast.systems.base import Sums, System
+from mmvae_fast.systems.base import Sums, System, adam
 from mmvae_fast.systems.gan import check_continuous, network_kind, one_of
 from mmvae_fast.systems.networks import make_features, make_generator
 from mmvae_fast.training.data import split_mask
@@ -136,6 +136,18 @@ class CycleGAN(System):
         """The other modality."""
         return self.names[1 - self.names.index(name)]
 
+    def average(self, name: str) -> Average:
+        """The averaged generator of a modality."""
+        average = self.averages[name]
+        assert isinstance(average, Average)
+        return average
+
+    def history_of(self, name: str) -> SampleHistory:
+        """What the discriminator of a modality remembers."""
+        history = self.histories[name]
+        assert isinstance(history, SampleHistory)
+        return history
+
     def options(self) -> dict[str, Any]:
         names = (
             "code_dim", "cycle_weight", "identity_weight", "paired_weight", "history", "spectral_norm", "lr_generator",
@@ -150,7 +162,7 @@ class CycleGAN(System):
             {"params": list(self.generators.parameters()), "lr": self.lr_generator},
             {"params": list(self.judges.parameters()), "lr": self.lr_discriminator},
         ]
-        return torch.optim.Adam(groups, betas=(self.betas[0], self.betas[1]))
+        return adam(groups, self.betas)
 
     def step(self, batch: Mapping[str, Any], optimizer: torch.optim.Optimizer, seed: int) -> Sums:
         inputs, mask = split_mask(batch)
@@ -180,12 +192,12 @@ class CycleGAN(System):
         base = seed_tensor(seed)
         d_loss: Tensor = torch.zeros((), device=self.device)
         for i, name in enumerate(self.names):
-            shown = self.histories[name].exchange(fakes[name], branch(base, i))
+            shown = self.history_of(name).exchange(fakes[name], branch(base, i))
             score = discriminator_loss("least squares", self.judges[name](real[name]), self.judges[name](shown))
             d_loss = d_loss + score
         descend(optimizer, d_loss, list(self.judges.parameters()), self.gradient_clip)
         for name in self.names:
-            self.averages[name].update(self.generators[name])
+            self.average(name).update(self.generators[name])
         n, n_both = checked.rows, int(both.sum())
         sums: Sums = {"generator_loss": (g_loss * n, n), "discriminator_loss": (d_loss * n, n)}
         sums |= {what: (terms[what] * n, n) for what in ("adversarial", "cycle")}

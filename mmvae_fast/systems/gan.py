@@ -27,7 +27,7 @@ from mmvae_fast.systems.adversarial import (
     normalize_spectrum,
     r1_penalty,
 )
-from mmvae_fast.systems.base import Sums, System
+from mmvae_fast.systems.base import Sums, System, adam
 from mmvae_fast.systems.networks import is_picture, make_features, make_generator
 from mmvae_fast.training.data import split_mask
 
@@ -48,7 +48,7 @@ class GAN(System):
         classes, condition_dim: what the samples depend on; at most one of them, both None for nothing.
         loss: "hinge", "wasserstein", "nonsaturating" or "least squares"; see
             :func:`mmvae_fast.systems.adversarial.discriminator_loss`.
-        spectral_norm: of the discriminator's layers.
+        spectral_norm: of the discriminator's layers; also of your own network, in place.
         penalty: "none", "gradient" (WGAN-GP) or "r1", times ``penalty_weight``.
         discriminator_steps: for one of the generator, each on noise of its own.
         lr_generator, lr_discriminator: of Adam; by default the discriminator learns faster (two time scales, Heusel et
@@ -131,7 +131,7 @@ class GAN(System):
             {"params": list(self.generator.parameters()), "lr": self.lr_generator},
             {"params": list(self.discriminator.parameters()), "lr": self.lr_discriminator},
         ]
-        return torch.optim.Adam(groups, betas=(self.betas[0], self.betas[1]))
+        return adam(groups, self.betas)
 
     def step(self, batch: Mapping[str, Any], optimizer: torch.optim.Optimizer, seed: int) -> Sums:
         real, condition = self._real(batch)

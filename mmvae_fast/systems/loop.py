@@ -210,9 +210,7 @@ class SystemCollate:
         return batch | {key: default_collate([torch.as_tensor(row[key]) for row in rows]) for key in present}
 
 
-def _batches(
-    system: System, data: Data, rows: int, batch_size: int, sampler: Shuffle | None, num_workers: int
-) -> Any:
+def _batches(system: System, data: Data, rows: int, batch_size: int, sampler: Shuffle | None, num_workers: int) -> Any:
     if isinstance(data, Mapping):
         return TensorBatches(data, rows, batch_size, sampler)
     generator = None if sampler is None else sampler.workers
