@@ -69,8 +69,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         "both, image only": accuracy(both, torch.tensor([True, False]).expand(len(truth), 2)),
         "both, speech only": accuracy(both, torch.tensor([False, True]).expand(len(truth), 2)),
         **{
-            f"a {name} branch alone": accuracy(train([name], data, options.epochs, options.seed))
-            for name in modalities()
+            f"{name} branch alone": accuracy(train([name], data, options.epochs, options.seed)) for name in modalities()
         },
     }
     found = both.cluster({name: test[name] for name in both.modalities}, seed=options.seed)

@@ -74,3 +74,23 @@ def test_real_digits(missing, capsys):
     means = load("real_digits").main(arguments)
     assert means["MoPoE"] > 0.4
     assert "MoPoE, 8 epochs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "pairs").is_dir(), reason="no real data in ../shared/data")
+@pytest.mark.parametrize(
+    "name, arguments, holds",
+    [
+        ("autoencoder", ["--epochs", "4"], lambda r: max(r["Autoencoder"], r["VAE"]) < r["PCA"]),
+        ("gan", ["--rows", "20000", "--epochs", "4"], lambda r: r["intended digit"] > 0.7),
+        ("cyclegan", ["--epochs", "8"], lambda r: min(r["image->speech"], r["speech->image"]) > 0.7),
+        ("classifier", [], lambda r: r["both branches"] - 0.05 < r["both, half missing"] < r["both branches"]),
+        ("classifier", [], lambda r: r["both branches"] > max(r["image branch alone"], r["speech branch alone"])),
+    ],
+)
+def test_systems(name, arguments, holds):
+    """Of the systems on real digits, with less training than by default."""
+    pytest.importorskip("librosa")
+    pytest.importorskip("lightning")
+    result = load(name).main(["--data", str(REAL), *arguments])
+    assert holds(result), result

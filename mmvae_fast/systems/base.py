@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 RESERVED = ("label", "condition")  # keys of training data that are no modalities
 
 Sums = dict[str, tuple[Tensor, int]]
-"""By name, a sum over so many rows: means over an epoch are then those over its rows, however they fall into batches."""
+"""By name, a sum over so many rows: means over an epoch are then over its rows, however they fall into batches."""
 Self = TypeVar("Self", bound="System")
 
 

@@ -160,7 +160,7 @@ class Means:
 
     def add(self, sums: Mapping[str, tuple[Tensor, int]]) -> None:
         for name, (value, count) in sums.items():
-            value = value.detach().double()
+            value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + count
 

@@ -56,7 +56,7 @@ def test_gradient_penalty_of_a_curved_critic():
             up, down = (critic((x + s * step.reshape(2, 3))[None]) for s in (1, -1))
             slopes.append((up - down).item() / 2e-5)
         total += (math.hypot(*slopes) - 1) ** 2
-    assert float(adv.gradient_penalty(critic, real, fake, seed=7)) == pytest.approx(total / 4, rel=1e-6)
+    assert adv.gradient_penalty(critic, real, fake, seed=7).item() == pytest.approx(total / 4, rel=1e-6)
 
 
 def test_r1_of_a_quadratic_critic():
