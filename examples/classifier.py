@@ -44,7 +44,7 @@ def train(names: list[str], data: Data, epochs: int, seed: int) -> FusionClassif
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--unlabelled", type=float, default=0.0, help="share of the training rows without a label")
     parser.add_argument("--seed", type=int, default=0)

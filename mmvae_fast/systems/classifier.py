@@ -35,8 +35,9 @@ class FusionClassifier(System):
 
     Each encoder's mean goes into the softmax head side by side with the others', a learned embedding in the place of
     what a row lacks. (A product of experts would weigh the branches by what they know of the *data*; here the head
-    learns what each tells of the class.) In training the head misses modalities at random, so that it can do without;
-    the VAE sees them all.
+    learns what each tells of the class.) In training the head answers twice, with all that a row has and without
+    modalities left out at random, and the cross-entropy is the mean of both; the encoders run once, and the VAE sees
+    everything.
 
     Args:
         modalities: one or more by name.
@@ -46,7 +47,8 @@ class FusionClassifier(System):
             one stage. ``model_options`` go to it.
         generative_weight: 0 trains the branches and the head alone.
         hidden: sizes of the head's hidden layers.
-        modality_dropout: probability with which the head misses a modality, but never all that a row has.
+        modality_dropout: probability with which a modality is left out of the head's second answer, but never all
+            that a row has; 0 for one answer only.
         lr: of Adam.
         gradient_clip: largest norm of the gradient, or None.
 
@@ -67,7 +69,7 @@ class FusionClassifier(System):
         model_options: Mapping[str, Any] | None = None,
         generative_weight: float = 1.0,
         hidden: Sequence[int] = (128,),
-        modality_dropout: float = 0.3,
+        modality_dropout: float = 0.5,
         lr: float = 1e-3,
         gradient_clip: float | None = None,
     ) -> None:
@@ -139,13 +141,13 @@ class FusionClassifier(System):
         experts = self.model._experts(checked)  # once, for the head and the VAE
         label = batch.get("label")
         label = torch.full((checked.rows,), MISSING, device=self.device) if label is None else label
-        observed = checked.mask
-        if self.training and self.modality_dropout > 0:
-            observed = self._dropout(observed, branch(base, 1))
-        logits = self._head(experts, observed)
         known = label != MISSING
         labelled = int(known.sum())
+        logits = self._head(experts, checked.mask)
         entropy = F.cross_entropy(logits[known], label[known], reduction="sum")
+        if self.training and self.modality_dropout > 0:
+            fewer = self._head(experts, self._dropout(checked.mask, branch(base, 1)))
+            entropy = (entropy + F.cross_entropy(fewer[known], label[known], reduction="sum")) / 2
         loss = entropy / max(labelled, 1)
         sums: Sums = {"cross_entropy": (entropy, labelled)}
         sums["accuracy"] = ((logits.argmax(-1) == label)[known].sum(), labelled)
