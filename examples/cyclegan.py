@@ -42,8 +42,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     rest = (1 - options.paired) / 2
     mask = torch.stack([u >= rest, u < 1 - rest], dim=1)  # only speech, both, only the image
     torch.manual_seed(options.seed)
-    modalities = {"image": Image((1, 28, 28)), "speech": Audio((MELS, FRAMES))}
-    cycle = CycleGAN(modalities, network="mlp", width=32, paired_weight=20.0)
+    modalities = {"image": Image((1, 28, 28)), "speech": Audio((MELS, FRAMES), scale=0.3)}
+    cycle = CycleGAN(modalities, network="mlp", width=32, paired_weight=10.0)
     began = time.perf_counter()
     data = {**{name: train[name] for name in names}, "mask": mask}
     fit(cycle, data, epochs=options.epochs, batch_size=64, out=options.out, seed=options.seed)

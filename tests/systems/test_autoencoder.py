@@ -56,7 +56,7 @@ def test_the_loss_is_the_reconstruction_of_what_is_there(halves):
         rows = (x * p.log() + (1 - x) * (1 - p).log()).sum((1, 2, 3))
         ll[name] = torch.where(mask[name], rows, 0.0).mean() if name in mask else rows.mean()
     torch.testing.assert_close(out.loss, -(2 * ll["top"] + 0.5 * ll["bottom"]), rtol=1e-4, atol=1e-4)
-    assert float(out.kl) == 0 and float(out.elbo) == pytest.approx(float(sum(ll.values())), rel=1e-4)
+    assert out.kl.item() == 0 and out.elbo.item() == pytest.approx(sum(ll.values()).item(), rel=1e-4)
     assert torch.equal(out.loss, model(batch, mask, beta=3.0, seed=5).loss)
     out.loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -83,15 +83,20 @@ def test_the_terms_by_hand():
 
     networks = {"to_b": linear(2.0), "to_a": linear(1.0), "judge_a": Constant(), "judge_b": Constant()}
     cycle = make(
-        {"a": Vector(1), "b": Vector(1)}, cycle_weight=4.0, paired_weight=3.0, networks=networks, spectral_norm=False
+        # a Laplace distribution of scale 1/2: -log p is twice the distance
+        {name: Vector(1, likelihood="laplace", scale=0.5) for name in "ab"},
+        cycle_weight=4.0,
+        paired_weight=3.0,
+        networks=networks,
+        spectral_norm=False,
     )
     assert cycle.identity_weight == 2.0
     a, b = torch.tensor([[1.0], [3.0]]), torch.tensor([[1.0], [5.0]])
-    sums = {name: float(value / n) for name, (value, n) in cycle.step({"a": a, "b": b}, cycle.optimizer(), 0).items()}
+    sums = {name: value.item() / n for name, (value, n) in cycle.step({"a": a, "b": b}, cycle.optimizer(), 0).items()}
     adversarial = 2 * 0.5 * 0.75**2
-    round_trip = (1 + 3) / 2 + (1 + 5) / 2  # |2a - a|, |2b - b|
-    identity = (1 + 5) / 2 + 0  # |2b - b|, |a - a|
-    paired = (1 + 1) / 2 + (0 + 2) / 2  # |2a - b|, |b - a|
+    round_trip = 2 * ((1 + 3) / 2 + (1 + 5) / 2)  # |2a - a|, |2b - b|
+    identity = 2 * ((1 + 5) / 2 + 0)  # |2b - b|, |a - a|
+    paired = 2 * ((1 + 1) / 2 + (0 + 2) / 2)  # |2a - b|, |b - a|
     assert sums["adversarial"] == pytest.approx(adversarial) and sums["cycle"] == pytest.approx(round_trip)
     assert sums["identity"] == pytest.approx(identity) and sums["paired"] == pytest.approx(paired)
     assert sums["generator_loss"] == pytest.approx(adversarial + 4 * round_trip + 2 * identity + 3 * paired)
