@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _SUBMODULES = (
     "data", "demo", "distributions", "functional", "modalities", "models", "nn", "onnx", "reference", "sklearn",
-    "training",
+    "systems", "training",
 )  # fmt: skip
 
 __all__ = ["__version__", "kernels_available", *_SUBMODULES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def load(name: str):
+    if str(EXAMPLES) not in sys.path:  # as it is for a script that lies there
+        sys.path.insert(0, str(EXAMPLES))
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -98,3 +101,23 @@ def test_spoken_digits(tmp_path):
     shares = load("spoken_digits").main(arguments)
     assert min(shares.values()) > 0.4
     assert len(list((tmp_path / "wav").glob("*.wav"))) == 60
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "pairs").is_dir(), reason="no real data in ../shared/data")
+@pytest.mark.parametrize(
+    "name, arguments, holds",
+    [
+        ("autoencoder", ["--epochs", "4"], lambda r: max(r["Autoencoder"], r["VAE"]) < r["PCA"]),
+        ("gan", ["--rows", "20000", "--epochs", "4"], lambda r: r["intended digit"] > 0.7),
+        ("cyclegan", ["--epochs", "8"], lambda r: min(r["image->speech"], r["speech->image"]) > 0.7),
+        ("classifier", [], lambda r: r["both branches"] - 0.05 < r["both, half missing"] < r["both branches"]),
+        ("classifier", [], lambda r: r["both branches"] > max(r["image branch alone"], r["speech branch alone"])),
+    ],
+)
+def test_systems(name, arguments, holds):
+    """Of the systems on real digits, with less training than by default."""
+    pytest.importorskip("librosa")
+    pytest.importorskip("lightning")
+    result = load(name).main(["--data", str(REAL), *arguments])
+    assert holds(result), result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from mmvae_fast._files import check_replaceable, recover_folder, replace_folder, temporary_sibling, write_atomic
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models import checkpoint as models
-from mmvae_fast.models.checkpoint import load_weights, pack, read_config, read_json, unpack
+from mmvae_fast.models.checkpoint import load_weights, pack, read_json, unpack
 
 FORMAT = "mmvae_fast.training"
 SCHEMA_VERSION = 1
@@ -100,7 +101,9 @@ def write(out: Path, model: MultimodalVAE, optimizer: torch.optim.Optimizer, pro
     write_atomic(out / HISTORY, json.dumps(progress.history, indent=1) + "\n")
 
 
-def read(out: Path, model: MultimodalVAE) -> tuple[Progress, dict[str, Tensor]] | None:
+def read(
+    out: Path, model: MultimodalVAE, read_config: Callable[[Path], dict[str, Any]] = models.read_config
+) -> tuple[Progress, dict[str, Tensor]] | None:
     """Load the weights of the latest checkpoint into ``model``; None if there is no checkpoint.
 
     If ``last/`` is damaged, ``best/`` serves: an earlier epoch of the same run, from which the later ones follow again.
@@ -187,7 +190,9 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Undo :func:`optimizer_tensors`."""
-    index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    place = {id(parameter): i for i, parameter in enumerate(parameters)}
+    index = {name: place[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in place}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         quantity, _, name = key.partition("/")

@@ -1,0 +1,277 @@
+"""The one loop that trains systems. It draws, saves and resumes as :func:`mmvae_fast.training.fit` does."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from mmvae_fast._lazy import require
+from mmvae_fast.systems.base import System, read_config
+from mmvae_fast.systems.samples import write_samples
+from mmvae_fast.training import checkpoints
+from mmvae_fast.training.data import Collate, Data, Shuffle, TensorBatches, count_rows, fingerprint
+from mmvae_fast.training.fit import History, _kept
+from mmvae_fast.training.numerics import flushed_denormals
+from mmvae_fast.training.seeding import derive, preserved_random_state, seed_all
+
+
+def fit(
+    system: System,
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    validation: Data | None = None,
+    out: str | os.PathLike | None = None,
+    seed: int = 0,
+    resume: bool | str = "auto",
+    progress: bool = True,
+    num_workers: int = 0,
+) -> History:
+    """Train a system in place.
+
+    Not for several threads at a time: it seeds the process's random generators and sets the flushing of denormals, and
+    puts them back when it is done.
+
+    Args:
+        data: a dict of tensors with N rows by modality, optionally "mask" (bool [N, M], or a dict of bool [N]), and
+            what else the system wants, such as "label"; or a torch Dataset whose rows are such dicts of single samples.
+        epochs: how many in total; a continued run does what is missing.
+        validation: to evaluate after every epoch, where the system can (the classifier).
+        out: a folder for ``last/`` (after every epoch), ``best/`` (lowest validation loss, where there is validation),
+            ``history.json`` and ``samples/`` (what the system generates after each epoch: ``.npy``, and ``.png`` of
+            what can be looked at). ``System.load`` reads the first two. Nothing else is ever replaced there.
+        seed: of the order of the rows and of all noise. The weights are the system's, so seed torch before you make it.
+            Global random generators are left as they were.
+        resume: continue from ``out``: "auto" if there is something, True to insist, False to start over. A continued
+            run equals an uninterrupted one bit for bit; other data, settings or another system are an error.
+        progress: a bar on a terminal, else a line an epoch.
+        num_workers: processes that load a Dataset; tensors need none.
+
+    Returns:
+        one dict an epoch: "epoch", then the means over rows of what the system reports, and the same of the validation
+        with "val_" before it.
+
+    Raises:
+        ValueError, TypeError: arguments or data that cannot be; a checkpoint of another system, other settings or data.
+        FileExistsError: ``out`` holds something in our place that is not ours.
+        FloatingPointError: a loss is not finite; ``last/`` keeps the epoch before.
+        KeyboardInterrupt: on Ctrl-C; ``last/`` keeps the last complete epoch, and the message says so.
+        ImportError: without the ``systems`` extra.
+    """
+    _check(system, epochs, batch_size, seed, resume)
+    if validation is not None and not system.validated:
+        raise ValueError(f"validation: a {type(system).__name__} has no loss that tells one epoch from a better one")
+    rows = _rows("data", system, data)
+    validation_rows = 0 if validation is None else _rows("validation", system, validation)
+    require("safetensors", extra="systems")
+    folder = None if out is None else Path(out)
+    settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "rows": rows}
+    settings["validation_rows"] = validation_rows
+    if folder is not None:
+        settings |= fingerprint("data", data) | fingerprint("validation", validation)
+    state, tensors = _start(system, folder, resume, settings)
+    if state.epoch >= epochs:
+        if progress:
+            print(f"{folder} already holds {state.epoch} of {epochs} epochs; nothing trained", file=sys.stderr)
+        return state.history
+    optimizer = system.optimizer()
+    checkpoints.restore_optimizer(system, optimizer, tensors)
+    modes = {part: part.training for part in system.modules()}
+    try:
+        with preserved_random_state(), flushed_denormals(), _interruptible(state, folder):
+            while state.epoch < epochs:
+                _epoch(system, optimizer, state, data, validation, num_workers, epochs if progress else None)
+                if folder is not None:
+                    _save(system, optimizer, state, folder)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+    return state.history
+
+
+def _epoch(
+    system: System,
+    optimizer: torch.optim.Optimizer,
+    state: checkpoints.Progress,
+    data: Data,
+    validation: Data | None,
+    num_workers: int,
+    shown_epochs: int | None,
+) -> None:
+    seed, epoch = state.settings["seed"], state.epoch
+    seed_all(derive(seed, "epoch", epoch))  # for dropout in networks of yours; what is ours has seeds of its own
+    system.train()
+    rows, batch_size = state.settings["rows"], state.settings["batch_size"]
+    train = _batches(system, data, rows, batch_size, Shuffle(rows, seed, epoch), num_workers)
+    means = Means()
+    for i, batch in enumerate(_bar(train, epoch, shown_epochs)):
+        means.add(system.step(_to(batch, system.device), optimizer, derive(seed, "step", epoch, i)))
+    record = {"epoch": epoch + 1, **means.read()}
+    if validation is not None:
+        system.eval()
+        means = Means()
+        held_out = _batches(system, validation, state.settings["validation_rows"], batch_size, None, num_workers)
+        with torch.no_grad():
+            for i, batch in enumerate(held_out):
+                # the same noise in every epoch, so that epochs differ by the system alone
+                means.add(system.evaluate(_to(batch, system.device), derive(seed, "validation", i)))
+        record |= {f"val_{name}": value for name, value in means.read().items()}
+    bad = [name for name, value in record.items() if not math.isfinite(value)]
+    if bad:
+        raise FloatingPointError(
+            f"epoch {epoch + 1}: {', '.join(f'{name} is {record[name]}' for name in bad)}; try a lower learning rate, "
+            "or look for extreme values in the data"
+        )
+    loss = record.get("val_loss")
+    if loss is not None and (state.best_loss is None or loss < state.best_loss):
+        state.best_epoch, state.best_loss = epoch + 1, loss
+    state.epoch += 1
+    state.history.append(record)
+    if shown_epochs is not None:
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name != "epoch")
+        print(f"epoch {epoch + 1}/{shown_epochs}  {figures}", file=sys.stderr, flush=True)
+
+
+def _save(system: System, optimizer: torch.optim.Optimizer, state: checkpoints.Progress, out: Path) -> None:
+    system.eval()
+    with torch.no_grad():
+        preview = system.preview()
+    write_samples(out / "samples", state.epoch, preview)
+    like_a_model: Any = system
+    checkpoints.write(out, like_a_model, optimizer, state)
+
+
+class Means:
+    """Sums and counts by name; read once, when the epoch is over."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, sums: Mapping[str, tuple[Tensor, int]]) -> None:
+        for name, (value, count) in sums.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + count
+
+    def read(self) -> dict[str, float]:
+        """Means by name; of what had no rows, nothing."""
+        return {name: float(value) / self.counts[name] for name, value in self.sums.items() if self.counts[name]}
+
+
+def _bar(batches: Any, epoch: int, epochs: int | None) -> Any:
+    if epochs is None or not sys.stderr.isatty():
+        return batches
+    tqdm = require("tqdm", extra="systems").tqdm
+    return tqdm(batches, desc=f"epoch {epoch + 1}/{epochs}", leave=False, dynamic_ncols=True, file=sys.stderr)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def _rows(what: str, system: System, data: Data) -> int:
+    """How many rows the data has, checked; see :func:`mmvae_fast.training.data.count_rows`."""
+    like_a_model: Any = system
+    if not isinstance(data, Mapping):
+        return count_rows(what, like_a_model, data)
+    modalities, extras = split_extras(system, data)
+    rows = count_rows(what, like_a_model, modalities)
+    for key in system.extras:
+        system.check_extra(f"{what}: {key}", key, extras.get(key), rows)
+    return rows
+
+
+def split_extras(system: System, batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The modalities and mask of a batch, and what else the system has use for."""
+    extras = {key: batch[key] for key in system.extras if key in batch}
+    return {key: value for key, value in batch.items() if key not in extras}, extras
+
+
+class SystemCollate:
+    """Rows of a Dataset -> a batch with the system's extras."""
+
+    def __init__(self, system: System) -> None:
+        like_a_model: Any = system
+        self.extras, self.collate = tuple(system.extras), Collate(like_a_model)
+
+    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+        batch = self.collate([{k: v for k, v in row.items() if k not in self.extras} for row in rows])
+        present = [key for key in self.extras if key in rows[0]]
+        return batch | {key: default_collate([torch.as_tensor(row[key]) for row in rows]) for key in present}
+
+
+def _batches(system: System, data: Data, rows: int, batch_size: int, sampler: Shuffle | None, num_workers: int) -> Any:
+    if isinstance(data, Mapping):
+        return TensorBatches(data, rows, batch_size, sampler)
+    generator = None if sampler is None else sampler.workers
+    collate = SystemCollate(system)
+    return DataLoader(
+        data, batch_size, sampler=sampler, num_workers=num_workers, generator=generator, collate_fn=collate
+    )
+
+
+def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: _to(v, device) if isinstance(v, Mapping) else v.to(device) for k, v in batch.items()}
+
+
+# --- beginning, end and arguments -------------------------------------------------------------------------------------
+
+
+def _start(
+    system: System, out: Path | None, resume: bool | str, settings: dict[str, Any]
+) -> tuple[checkpoints.Progress, dict[str, Tensor]]:
+    """Where the run stands: the checkpoint in ``out`` (loaded into the system), or the beginning."""
+    found = None
+    if out is not None:
+        like_a_model: Any = system
+        system.config()  # what cannot be described raises now, not after an epoch
+        checkpoints.check_out(out)
+        found = checkpoints.read(out, like_a_model, read_config) if resume else None
+    if found is None:
+        if resume is True:
+            raise ValueError(f"resume is True, but there is no checkpoint in {out}")
+        if out is not None:
+            checkpoints.start_over(out)
+        return checkpoints.Progress(settings), {}
+    state, tensors = found
+    differences = [
+        f"{name} was {state.settings.get(name)!r}, now {value!r}"
+        for name, value in {**dict.fromkeys(state.settings), **settings}.items()
+        if state.settings.get(name) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"{out} holds a run with other settings: {'; '.join(differences)}. Use those, another folder, or "
+            "resume=False to start over"
+        )
+    return state, tensors
+
+
+@contextmanager
+def _interruptible(state: checkpoints.Progress, out: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"training stopped in epoch {state.epoch + 1}: {_kept(out)}") from None
+
+
+def _check(system: Any, epochs: Any, batch_size: Any, seed: Any, resume: Any) -> None:
+    if not isinstance(system, System):
+        raise TypeError(f"system is a {type(system).__name__}, expected a System; models train with training.fit")
+    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{what} is {value!r}, expected a positive integer")
+    if type(seed) is not int:
+        raise TypeError(f"seed is {seed!r}, expected an integer")
+    if resume not in (True, False, "auto"):
+        raise ValueError(f"resume is {resume!r}, expected True, False or 'auto'")

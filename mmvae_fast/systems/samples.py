@@ -1,0 +1,47 @@
+"""What a system generates after an epoch, as files: ``.npy`` always, ``.png`` where there is something to look at."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from mmvae_fast._files import write_atomic
+from mmvae_fast._lazy import require
+
+
+def write_samples(folder: Path, epoch: int, samples: Mapping[str, Tensor]) -> None:
+    """``epoch-0001-<name>.npy`` [n, *shape], and a ``.png`` of images and of anything else with two dimensions."""
+    for name, x in samples.items():
+        array = x.detach().float().cpu().numpy()
+        file = io.BytesIO()
+        np.save(file, array)
+        write_atomic(folder / f"epoch-{epoch:04d}-{name}.npy", file.getvalue())
+        if len(array) and (array.ndim == 3 or (array.ndim == 4 and array.shape[1] in (1, 3))):
+            write_atomic(folder / f"epoch-{epoch:04d}-{name}.png", png(grid(array)))
+
+
+def grid(samples: np.ndarray, columns: int = 10) -> np.ndarray:
+    """Pictures [n, H, W] or [n, C, H, W] side by side: one picture [H', W'] or [H', W', C]; spectrograms' first row,
+    the lowest band, goes to the bottom. Gaps are the least value."""
+    pictures = samples[:, None, ::-1] if samples.ndim == 3 else samples
+    n, channels, height, width = pictures.shape
+    rows = math.ceil(n / columns)
+    page = np.full((channels, rows * (height + 1) - 1, columns * (width + 1) - 1), samples.min(), samples.dtype)
+    for i, picture in enumerate(pictures):
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
+        page[:, top : top + height, left : left + width] = picture
+    return page[0] if channels == 1 else page.transpose(1, 2, 0)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """A picture as a PNG file: 0 is black and 1 white, unless values lie outside, which then are."""
+    low, high = min(0.0, float(picture.min())), max(1.0, float(picture.max()))
+    scaled = (picture - low) / (high - low)
+    file = io.BytesIO()
+    require("PIL.Image", extra="systems").fromarray((255 * scaled).round().astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
