@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import MultimodalVAE, means, output
+from mmvae_fast.models.base import MultimodalVAE, mean
 from mmvae_fast.models.batch import Batch, Mask
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output, Posterior
@@ -76,9 +76,9 @@ class Autoencoder(MultimodalVAE):
         return self.objective(checked, experts, beta=0.0, seed=None)
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
-        ll = means(self.scores(batch, self.posterior(batch, experts).point))
-        loss = -self.weighted(ll)
-        return output(loss, torch.zeros_like(loss), ll)
+        ll = mean(self.scores(batch, self.posterior(batch, experts).point))
+        loss = -self.weighted(batch, ll, mean).sum()
+        return self.output(batch, loss, torch.zeros_like(loss), ll)
 
     def sample(self, n: int | None = None, **options: Any) -> dict[str, Tensor]:
         if n is not None and options.get("prior") is None:
