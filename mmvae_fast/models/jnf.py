@@ -47,8 +47,8 @@ class JNF(TwoStageVAE):
 
     Args:
         flow_layers, flow_hidden: how many layers each flow has, and the sizes of their hidden layers.
-        hmc_steps, hmc_leapfrogs: Monte Carlo steps, and how often each evaluates the density;
-            100 and 10 in the authors' code. ``torch.compile`` of ``sample`` unrolls them all: take few for it.
+        hmc_steps, hmc_leapfrogs: Monte Carlo steps, and how often each evaluates the density; the authors' unless told.
+            ``torch.compile`` of ``sample`` unrolls them all: take few for it.
         joint_hidden: sizes of the hidden layers between the joint encoder's features and q_J.
 
     See :class:`MultimodalVAE` for the other arguments.

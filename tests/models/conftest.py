@@ -68,6 +68,7 @@ ALONE = {  # models of one modality
     "BetaVAE": lambda **o: BetaVAE(one(), 5, **o),
     "IWAE": lambda **o: IWAE(one(), 5, n_samples=3, **o),
     "IWAE dreg": lambda **o: IWAE(one(), 5, n_samples=3, estimator="dreg", **o),
+    "IWAE stl": lambda **o: IWAE(one(), 5, n_samples=3, estimator="stl", **o),
 }
 MODELS = {
     "MVAE": lambda **o: MVAE(modalities(), 5, **o),

@@ -4,7 +4,17 @@ import torch
 
 from mmvae_fast.reference import philox_normal
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_normal, log_p, observed_rows, weighted
+from .common import (
+    Record,
+    decode_row,
+    experts_of_row,
+    kl_to_prior,
+    log_normal,
+    log_p,
+    observed_rows,
+    sticking,
+    weighted,
+)
 
 
 def loss(model, batch, mask, seed):
@@ -22,7 +32,7 @@ def loss(model, batch, mask, seed):
 
 
 def importance_weighted(model, batch, mask, seed):
-    """IWAE, with DReG's rule as mmvae.py derives it."""
+    """IWAE and STL; DReG's rule as mmvae.py derives it."""
     (name,), rows, dim, samples = model.modalities, mask.shape[0], model.latent_dim, model.n_samples
     eps = philox_normal(seed, rows, dim, samples, dtype=torch.float64)
     record, zero = Record(model, rows), torch.zeros(dim, dtype=torch.float64)
@@ -32,8 +42,10 @@ def importance_weighted(model, batch, mask, seed):
         for k in range(samples):
             z = mu + torch.exp(logvar / 2) * eps[k, b]
             leaf, q = z, (mu, logvar)
+            if model.estimator != "iwae":
+                q = (mu.detach(), logvar.detach())
             if model.estimator == "dreg":
-                leaf, q = z.detach().requires_grad_(), (mu.detach(), logvar.detach())
+                leaf = z.detach().requires_grad_()
             ll = log_p(model.modalities[name], batch[name][b], decode_row(model, name, leaf))
             ratio = log_normal(leaf, zero, zero) - log_normal(leaf, *q)
             log_weights.append(weighted(model, name, ll) + model.beta * ratio)
@@ -43,6 +55,8 @@ def importance_weighted(model, batch, mask, seed):
                 slopes.append(slope * (z - z.detach()))
         if model.estimator == "iwae":
             value = torch.log(sum(torch.exp(lw) for lw in log_weights)) - math.log(samples)
+        elif model.estimator == "stl":
+            value = sticking(torch.stack(log_weights))
         else:
             total = sum(math.exp(lw.item()) for lw in log_weights)
             w = [math.exp(lw.item()) / total for lw in log_weights]
