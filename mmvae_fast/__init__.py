@@ -13,7 +13,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("demo", "distributions", "functional", "modalities", "models", "nn", "onnx", "reference", "training")
+_SUBMODULES = (
+    "demo", "distributions", "evaluate", "functional", "modalities", "models", "nn", "onnx", "plots", "reference",
+    "training",
+)  # fmt: skip
 
 __all__ = ["__version__", "kernels_available", *_SUBMODULES]
 
