@@ -24,7 +24,7 @@ Judge = Callable[[Tensor], np.ndarray]
 
 KINDS = ("auto", "svc", "logistic", "network")
 _SVC_ROWS, _SVC_NUMBERS, _SVC_FOLDS = 2000, 2_000_000, 3  # up to here a kernel machine is better, and quick
-_STEPS, _BATCH = 1500, 128
+_STEPS, _BATCH = 1000, 128
 
 
 class Oracle(ABC):
@@ -64,11 +64,11 @@ class SklearnOracle(Oracle):
         pipeline = require("sklearn.pipeline", extra="evaluate").make_pipeline
         scaler = require("sklearn.preprocessing", extra="evaluate").StandardScaler(with_std=False)
         if kind == "logistic":
-            linear = require("sklearn.linear_model", extra="evaluate").LogisticRegression(max_iter=1000)
+            linear = require("sklearn.linear_model", extra="evaluate").LogisticRegression(max_iter=1000, random_state=0)
             self._classifier = pipeline(scaler, linear).fit(self._flat(x), labels)
             self._decision = self._classifier
         else:
-            machine = pipeline(scaler, require("sklearn.svm", extra="evaluate").SVC(C=10))
+            machine = pipeline(scaler, require("sklearn.svm", extra="evaluate").SVC(C=10, random_state=0))
             calibrated = require("sklearn.calibration", extra="evaluate").CalibratedClassifierCV
             folds = require("sklearn.model_selection", extra="evaluate").StratifiedKFold(
                 _SVC_FOLDS, shuffle=True, random_state=derive(seed, "folds") % 2**32

@@ -43,7 +43,7 @@ def linear_probe(
         raise ValueError(f"linear_probe: labels holds the classes {classes.tolist()}, expected two or more")
     probe = require("sklearn.pipeline", extra="evaluate").make_pipeline(
         require("sklearn.preprocessing", extra="evaluate").StandardScaler(),
-        require("sklearn.linear_model", extra="evaluate").LogisticRegression(max_iter=1000),
+        require("sklearn.linear_model", extra="evaluate").LogisticRegression(max_iter=1000, random_state=0),
     )
     if test is not None:
         test_z, truth = labelled(*test, "linear_probe: test")

@@ -1,4 +1,4 @@
-"""The whole evaluation: of a trained model it finds what is there; it runs on every kind of model, with rows missing."""
+"""The whole evaluation: what it finds in a trained model, and that it takes every kind of model, rows missing."""
 
 import json
 import math
@@ -79,7 +79,7 @@ def test_without_labels_and_files(trained, tmp_path):
     data, _ = coloured(40, 1)
     report = evaluate(trained, data, subsets=[["point"]], n_samples=0, generated=40)
     assert set(report.figures) == {"model", "rows", "observed", "settings", "reconstruction", "samples"}
-    assert report.figures["samples"]["word"]["features"] == "3 principal components"
+    assert report.figures["samples"]["word"]["features"] == "5 principal components"
     text, page = report.as_text(), report.as_markdown()
     assert "word from point" in text and "word from word" not in text
     assert "| word from point | 40 |" in page and page.startswith("# Evaluation\n\nMoPoE on 40 rows")
