@@ -12,6 +12,7 @@ from torch import Tensor
 from mmvae_fast.evaluate.oracles import Judge, classes_of
 from mmvae_fast.evaluate.rows import (
     Rows,
+    batch_seed,
     choose_subsets,
     generate,
     judged,
@@ -103,7 +104,7 @@ def samples(
         raise ValueError(f"n is {n!r}, expected 1 or more samples")
     parts = []
     for first in range(0, n, batch_size):
-        part = model.sample(min(batch_size, n - first), seed=derive(seed, "samples", first), prior=prior)
+        part = model.sample(min(batch_size, n - first), seed=batch_seed(seed, first, "samples"), prior=prior)
         parts.append({name: x.cpu() for name, x in part.items()})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

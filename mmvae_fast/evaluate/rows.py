@@ -147,7 +147,8 @@ def choose_subsets(model: MultimodalVAE, subsets: str | Sequence[Sequence[str]] 
 
 
 def batch_seed(seed: int, first: int, *what: object) -> int:
-    """The seed of one use of the noise in the batch that begins at row ``first``."""
+    """The seed of one use of the noise in the batch that begins at row ``first``: so results repeat for the same batch
+    size, and differ by noise for another."""
     return derive(seed, *what, first)
 
 

@@ -82,7 +82,7 @@ def _scatter(axis: Any, xy: np.ndarray, labels: np.ndarray | None, names: Sequen
         return
     axis.scatter(*xy[labels < 0].T, s=6, color=FAINT, alpha=0.4, linewidths=0)
     classes = np.unique(labels[labels >= 0])
-    for one, colour in zip(classes, class_colours(classes), strict=True):
+    for one, colour in zip(classes, class_colours(list(classes)), strict=True):
         name = str(one) if names is None else names[one]
         axis.scatter(*xy[labels == one].T, s=9, color=colour, label=name, alpha=0.8, linewidths=0)
 

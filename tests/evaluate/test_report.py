@@ -10,9 +10,9 @@ from conftest import MODELS
 pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
 pytest.importorskip("sklearn", reason="needs the 'evaluate' extra")
 
-from mmvae_fast.evaluate import evaluate
+from mmvae_fast.evaluate import evaluate, write_report
 from mmvae_fast.modalities import Text, Vector
-from mmvae_fast.models import MoPoE
+from mmvae_fast.models import CVAE, MoPoE
 
 WORDS = ("red", "green", "blue")
 
@@ -88,6 +88,29 @@ def test_without_labels_and_files(trained, tmp_path):
     assert report.save(tmp_path / "report.txt").read_text() == text
     with pytest.raises(ValueError, match=r"ends in '.csv', expected .json, .md or .txt"):
         report.save(tmp_path / "report.csv")
+
+
+@pytest.mark.parametrize("kind", ["labels", "none", "CVAE"])
+def test_a_folder(trained, tmp_path, kind):
+    pytest.importorskip("matplotlib", reason="needs the 'plots' extra")
+    model, names = trained, {"traversal_point.png", "traversal_word.png"}
+    if kind == "CVAE":
+        model, names = CVAE(trained.modalities, 2, condition=["word"]), {"traversal_point.png"}
+    data, labels = coloured(40, 1)
+    data["mask"] = {"point": torch.arange(40) > 4}
+    labels = None if kind == "none" else labels
+    report = evaluate(model, data, labels, n_samples=2, generated=30)
+    history = [{"epoch": 1, "elbo": -3.0, "kl": 1.0, "ll_point": -2.0}]
+    (tmp_path / "notes.txt").write_text("mine")
+    written = write_report(tmp_path, report, model, data, labels, history=history)
+    names |= {"report.json", "report.md", "grid.png", "latents.png", "training.png"}
+    assert {path.name for path in written} == names | ({"coherence.png"} if kind != "none" else set())
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | {"notes.txt"}
+    page = (tmp_path / "report.md").read_text()
+    assert page.startswith(report.as_markdown()) and "![grid](grid.png)" in page
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="expected a folder"):
+        write_report(tmp_path / "file", report, model, data, labels)
 
 
 def test_bad_input(trained):
