@@ -26,9 +26,12 @@ from mmvae_fast.evaluate.report import Report, evaluate
 from mmvae_fast.evaluate.rows import Rows, choose_subsets, generate, latents
 
 __all__ = [
-    "evaluate", "Report", "write_report", "log_likelihood", "log_likelihoods", "Mean", "reconstruction",
+    "evaluate", "Report", "write_report",
+    "log_likelihood", "log_likelihoods", "Mean", "reconstruction",
     "cross_coherence", "joint_coherence", "agreement", "fit_oracle", "fit_oracles", "Oracle", "Judge",
-    "frechet", "frechet_distance", "Frechet", "precision_recall", "PrecisionRecall", "classifier_score", "ClassifierScore", "Features",
-    "oracle_features", "pca_features", "module_features", "inception_features", "clustering", "matched_accuracy",
-    "Clustering", "linear_probe", "Probe", "latents", "generate", "samples", "choose_subsets", "Rows",
+    "frechet", "frechet_distance", "Frechet", "precision_recall", "PrecisionRecall",
+    "classifier_score", "ClassifierScore",
+    "Features", "oracle_features", "pca_features", "module_features", "inception_features",
+    "clustering", "matched_accuracy", "Clustering", "linear_probe", "Probe",
+    "latents", "generate", "samples", "choose_subsets", "Rows",
 ]  # fmt: skip
