@@ -24,4 +24,5 @@ def log_marginal(model: MultimodalVAE, batch: Batch, n_samples: int, seed: Tenso
         z = latents if isinstance(latents, Tensor) else latents[name]
         log_weights = log_weights + torch.cat([model.score(batch, name, part) for part in z.split(chunk)])
     estimate = log_weights.logsumexp(0) - math.log(n_samples)
-    return torch.where(batch.mask.any(1), estimate, 0.0)  # log p of nothing, without the rounding of p / q = 1
+    something = batch.only(model.scored(batch)).mask.any(1)
+    return torch.where(something, estimate, 0.0)  # log p of nothing, without the rounding of p / q = 1

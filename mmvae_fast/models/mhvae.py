@@ -16,7 +16,7 @@ from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.modalities.networks import mlp
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import Latents, MultimodalVAE, layer_sizes, mean, output, positive
+from mmvae_fast.models.base import Latents, MultimodalVAE, layer_sizes, over_sources, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.hierarchy import at, in_parts, log_density, log_density_at, noise
@@ -139,14 +139,13 @@ class MHVAE(MultimodalVAE):
         z, kl = draw(self.levels, Posterior(top.mu, top.logvar)), top.kl
         for q, p, latent in self._descend(features, z, mask, draw):
             z, kl = latent, kl + functional.gaussian_kl(*q, *p)
-        count = top.available.sum(0).clamp(min=1)
 
         def average(values: Tensor) -> Tensor:  # over rows and their subsets
-            return mean(torch.where(top.available, values, 0.0).sum(0) / count)
+            return over_sources(values, top.available)
 
-        ll = {name: average(score) for name, score in self.scores(batch, z).items()}
-        divergence = average(kl)
-        return output(beta * self.paid(divergence) - self.weighted(ll), divergence, ll)
+        ll, divergence = average(self.scores(batch, z)), average(kl)
+        fit = self.weighted(batch, ll, lambda there: average(there[:, None].expand(-1, *top.available.shape)))
+        return self.output(batch, beta * self.paid(divergence) - fit.sum(), divergence, ll)
 
     def _features(
         self, batch: Batch, experts: Experts

@@ -52,10 +52,11 @@ class LearnedScale(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """z [..., D] -> [...], nats."""
-        scale = self.scale
-        if self.family == "laplace":
-            return -(z.abs() / scale).sum(-1) - scale.log().sum() - self.dim * math.log(2)
-        return -0.5 * (z / scale).square().sum(-1) - scale.log().sum() - 0.5 * self.dim * math.log(2 * math.pi)
+        dtype = torch.promote_types(z.dtype, self.logits.dtype)
+        rows = z.to(dtype).reshape(-1, 1, self.dim)  # of one row each: the scales are the same for all
+        scale = self.scale.to(dtype)[None]
+        log_p = functional.mixture_log_prob(rows, [torch.zeros_like(scale)], [scale], family=self.family)
+        return log_p.reshape(z.shape[:-1])
 
     @property
     def mean(self) -> Tensor:

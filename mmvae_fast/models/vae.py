@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output, positive
+from mmvae_fast.models.base import MultimodalVAE, mean, no_free_bits, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.importance import CONSTANT_Q, ESTIMATORS, estimate
@@ -73,6 +73,7 @@ class IWAE(VAE):
         **options: Any,
     ) -> None:
         super().__init__(modalities, latent_dim, **options)
+        no_free_bits(self)
         positive("n_samples", n_samples)
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator is {estimator!r}, expected one of {ESTIMATORS}")
@@ -88,10 +89,9 @@ class IWAE(VAE):
             mu, logvar = mu.detach(), logvar.detach()
         log_q = functional.mixture_log_prob(z, [mu], [torch.exp(0.5 * logvar)], observed)
         divergence = log_q - self.prior.log_prob(z)  # [K, B]
-        (name,) = self.modalities
-        score = self.score(batch, name, z)
-        log_weights = self.likelihood_weights[name] * score - beta * divergence
-        bound = estimate(self.estimator, log_weights, z)
-        bound = mean(torch.where(observed[:, 0], bound, 0.0)) + self.likelihood_weights.normalizer([name])
+        scores = self.scores(batch, z)  # [1, K, B]
+        log_weights = self.weighted(batch, scores)[0] - beta * divergence
+        bound = estimate(self.estimator, log_weights, z, beta)
+        bound = mean(torch.where(observed[:, 0], bound, 0.0))
         kl = mean(torch.where(observed[:, 0], divergence.mean(0), 0.0))
-        return output(-bound, kl, {name: mean(score.mean(0))})
+        return self.output(batch, -bound, kl, mean(scores.mean(1)))

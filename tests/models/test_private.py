@@ -355,14 +355,6 @@ def test_networks_that_forget_the_private_dimensions():
         model({"v": torch.randn(5, 4)})
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_free_bits_and_modality_dropout(kind, batch):
-    torch.manual_seed(0)
-    model = MODELS[kind](free_bits=1.0, modality_dropout=0.5).double()
-    model(batch, seed=1).loss.backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
 def test_private_dims_used(batch):
     assert PRIVATE["text"] == 0  # a modality without, in every test of this folder
     assert MODELS["DMVAE"]().private_dims == PRIVATE
