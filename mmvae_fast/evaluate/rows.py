@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmvae_fast.functional import row_seed
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models.batch import check_batch
 from mmvae_fast.training.data import Data, batches, count_rows, split_mask
@@ -146,10 +147,10 @@ def choose_subsets(model: MultimodalVAE, subsets: str | Sequence[Sequence[str]] 
     return list(found)
 
 
-def batch_seed(seed: int, first: int, *what: object) -> int:
-    """The seed of one use of the noise in the batch that begins at row ``first``: so results repeat for the same batch
-    size, and differ by noise for another."""
-    return derive(seed, *what, first)
+def batch_seed(seed: int, first: int, *what: object) -> Tensor:
+    """The seed of one use of the noise in the batch that begins at row ``first``: a row's noise is the same in batches
+    of any size."""
+    return row_seed(derive(seed, *what), first)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
 from mmvae_fast.evaluate import log_likelihood, log_likelihoods
 from mmvae_fast.evaluate.likelihood import Mean
 from mmvae_fast.modalities import Vector
-from mmvae_fast.models import CVAE, MVAE
+from mmvae_fast.models import CVAE, MHVAE, MMVAE, MVAE
 
 W = {"a": 1.5, "b": -0.7}  # x_m = w_m z + noise of standard deviation 1
 
@@ -84,6 +84,16 @@ def test_the_seed_decides(model, data):
     model = MVAE({name: Vector(1, hidden=(3,)) for name in W}, 1).double()
     first, again, other = (log_likelihood(model, data, n_samples=3, seed=s) for s in (1, 1, 2))
     assert torch.equal(first[[0, 2]], again[[0, 2]]) and not torch.equal(first[[0, 2]], other[[0, 2]])
+
+
+@pytest.mark.parametrize("cls", [MVAE, MMVAE, MHVAE])
+def test_the_batch_size_changes_nothing(data, cls):
+    torch.manual_seed(0)
+    model = cls({name: Vector(1, hidden=(3,)) for name in W}, 1).double()
+    whole, parts = (log_likelihoods(model, data, n_samples=3, batch_size=size) for size in (100, 2))
+    for kind in ("joint", "conditional"):
+        for name, mean in whole[kind].items():
+            assert parts[kind][name] == pytest.approx(mean, rel=1e-9)
 
 
 def test_a_condition_is_never_explained(data):

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
 
-from mmvae_fast.evaluate import Rows, choose_subsets, generate, latents
+from mmvae_fast.evaluate import Rows, choose_subsets, generate, latents, samples
 from mmvae_fast.evaluate.rows import judged, targets
 from mmvae_fast.modalities import Text, Vector
 from mmvae_fast.models import CVAE, MVAE, MMVAEPlus
@@ -106,6 +106,16 @@ def test_latents_are_the_posteriors_point_whatever_the_batch_size(data):
     shown = rows.take(rows.having(["b"]))
     expected = model.encode({"b": shown.data["b"]}).point
     torch.testing.assert_close(latents(model, shown, ["b"], batch_size=3), expected)
+
+
+def test_generated_samples_do_not_depend_on_the_batch_size(data):
+    model = make(MMVAEPlus, private_dim=3)
+    rows = Rows.of(model, data)
+    shown = rows.take(rows.having(["a"]))
+    whole, parts = (generate(model, shown, ["a"], ["a", "c"], seed=1, batch_size=size) for size in (100, 3))
+    torch.testing.assert_close(parts, whole)
+    whole, parts = (samples(model, 7, seed=1, batch_size=size) for size in (100, 3))
+    torch.testing.assert_close(parts, whole)
 
 
 def test_generated_samples_draw_private_latents_too(data):
