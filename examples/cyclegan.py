@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--paired", type=float, default=0.2, help="share of the training rows that have both")
+    parser.add_argument("--paired", type=float, default=0.8, help="share of the training rows that have both")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     mask = torch.stack([u >= rest, u < 1 - rest], dim=1)  # only speech, both, only the image
     torch.manual_seed(options.seed)
     modalities = {"image": Image((1, 28, 28)), "speech": Audio((MELS, FRAMES), scale=0.3)}
-    cycle = CycleGAN(modalities, network="mlp", width=32, paired_weight=10.0)
+    cycle = CycleGAN(modalities, network="mlp", width=32, paired_weight=10.0, ema=0.995)
     began = time.perf_counter()
     data = {**{name: train[name] for name in names}, "mask": mask}
     fit(cycle, data, epochs=options.epochs, batch_size=64, out=options.out, seed=options.seed)
