@@ -1,11 +1,11 @@
 """What every model's own work adds to a training step: its time over its networks and optimiser alone.
 
-    python -m benchmarks.models                              all models, tiny, mlp and conv networks (see training.py)
-    python -m benchmarks.models --models MVAE,MoPoE --networks tiny
+    python -m benchmarks.models                          all models, tiny, mlp and conv networks (see training.py)
+    python -m benchmarks.models --models "MVAE;MoPoE" --networks tiny
 
-Five modalities, 64 rows, fused Adam in both. "Alone" replays exactly the calls of networks that the step made, on the
-same inputs, with gradients handed to their outputs: encoders, decoders, and what else a model has (joint encoders,
-messages, flows).
+Five modalities (VAE and IWAE: one), 64 rows, fused Adam in both. "Alone" replays exactly the calls of networks that the
+step made, on the same inputs, with gradients handed to their outputs: encoders, decoders, and what else a model has
+(joint encoders, messages, flows).
 """
 
 from __future__ import annotations
@@ -25,8 +25,23 @@ from mmvae_fast import models
 from mmvae_fast.training.numerics import flushed_denormals
 
 Build = Callable[[dict, int], models.MultimodalVAE]
+PRIVATE_DIM = 32
+
+
+def _one(build: Build) -> Build:
+    return lambda modalities, dim: build({"m0": modalities["m0"]}, dim)
+
+
+def _second_stage(modalities: dict, dim: int) -> models.MultimodalVAE:
+    model = models.JNF(modalities, dim)
+    model.start_stage(2)
+    return model
+
 
 MODELS: dict[str, Build] = {
+    "VAE": _one(models.VAE),
+    "IWAE, K=10": _one(lambda m, d: models.IWAE(m, d, n_samples=10)),
+    "CVAE": lambda m, d: models.CVAE(m, d, condition=["m0"]),
     "MVAE": models.MVAE,
     "WeightedPoE": models.WeightedPoE,
     "MMVAE, K=10": models.MMVAE,
@@ -36,9 +51,16 @@ MODELS: dict[str, Build] = {
     "MCVAE": models.MCVAE,
     "CRMVAE": models.CRMVAE,
     "JMVAE": models.JMVAE,
-    "MMVAEPlus, K=1": lambda m, d: models.MMVAEPlus(m, d, n_samples=1, private_dim=0),
-    "DMVAE": lambda m, d: models.DMVAE(m, d, private_dim=0),
+    "TELBO": models.TELBO,
+    "JNF": models.JNF,
+    "JNF, second stage": _second_stage,
     "Nexus": models.Nexus,
+    "MHVAE": models.MHVAE,
+}
+WITH_PRIVATE: dict[str, Build] = {
+    "MMVAEPlus, K=1": lambda m, d: models.MMVAEPlus(m, d, n_samples=1, private_dim=PRIVATE_DIM),
+    "CMVAE, K=1": lambda m, d: models.CMVAE(m, d, n_samples=1, private_dim=PRIVATE_DIM),
+    "DMVAE": lambda m, d: models.DMVAE(m, d, private_dim=PRIVATE_DIM),
 }
 _OWN = {"fusion", "prior", "private_priors", "likelihood_weights"}  # the model's own work, not networks
 
@@ -59,11 +81,12 @@ def _leaf(x: Any) -> Any:
     return x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
 
 
-def steps(build: Build, kind: str) -> dict[str, Call]:
+def steps(name: str, kind: str) -> dict[str, Call]:
     """A step of the model, and of its networks alone."""
     torch.manual_seed(0)
-    made = [NETWORKS[kind]() for _ in range(EXPERTS)]
-    model = build({f"m{i}": modality for i, (modality, _) in enumerate(made)}, made[0][1])
+    private_dim = PRIVATE_DIM if name in WITH_PRIVATE else 0
+    made = [NETWORKS[kind](private_dim) for _ in range(EXPERTS)]
+    model = {**MODELS, **WITH_PRIVATE}[name]({f"m{i}": modality for i, (modality, _) in enumerate(made)}, made[0][1])
     batch = {name: torch.rand(ROWS, *modality.shape) for name, modality in model.modalities.items()}
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     calls: list[tuple[nn.Module, tuple, dict, list[Tensor]]] = []
@@ -97,7 +120,7 @@ def steps(build: Build, kind: str) -> dict[str, Call]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__)
-    parser.add_argument("--models", help="comma separated names")
+    parser.add_argument("--models", default=";".join([*MODELS, *WITH_PRIVATE]), help="names, with a semicolon between")
     parser.add_argument("--networks", default=",".join(NETWORKS), help="some of tiny,mlp,conv")
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args(arguments)
@@ -109,10 +132,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     try:
         with flushed_denormals():
-            for name in MODELS if options.models is None else options.models.split(","):
+            for name in options.models.split(";"):
                 ratios = []
                 for kind in kinds:
-                    times = interleaved(steps(MODELS[name], kind), seconds=options.seconds, rounds=9)
+                    times = interleaved(steps(name, kind), seconds=options.seconds, rounds=9)
                     ratios.append(times["step"] / times["networks"])
                 print(f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |", flush=True)
     finally:

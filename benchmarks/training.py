@@ -53,19 +53,21 @@ def conv_decoder(latent_dim: int) -> nn.Module:
     )
 
 
-def _tiny() -> tuple[Modality, int]:
+def _tiny(private_dim: int = 0) -> tuple[Modality, int]:
     return Vector(32, hidden=(64,)), 64
 
 
-def _mlp() -> tuple[Modality, int]:
+def _mlp(private_dim: int = 0) -> tuple[Modality, int]:
     return Image(IMAGE, likelihood="laplace", hidden=(512,)), 64
 
 
-def _conv() -> tuple[Modality, int]:
-    return Image(IMAGE, likelihood="laplace", encoder=ConvEncoder(512), decoder=conv_decoder(512)), 512
+def _conv(private_dim: int = 0) -> tuple[Modality, int]:
+    size = 512 + private_dim
+    return Image(IMAGE, likelihood="laplace", encoder=ConvEncoder(size), decoder=conv_decoder(size)), 512
 
 
-NETWORKS: dict[str, Callable[[], tuple[Modality, int]]] = {"tiny": _tiny, "mlp": _mlp, "conv": _conv}
+# a modality whose networks have room for so many private latents, and the size of the shared latent
+NETWORKS: dict[str, Callable[..., tuple[Modality, int]]] = {"tiny": _tiny, "mlp": _mlp, "conv": _conv}
 
 
 def steps(name: str) -> dict[str, Call]:

@@ -20,7 +20,6 @@ import io
 import time
 import wave
 import zipfile
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ import torch
 from sklearn.svm import SVC
 
 from mmvae_fast import models
+from mmvae_fast.evaluate import cross_coherence
 from mmvae_fast.modalities import Audio, Image, Modality, Text, Vector
 from mmvae_fast.modalities.audio import log_mel
 from mmvae_fast.training import fit
@@ -107,8 +107,8 @@ def fit_judges(data: Data, labels: np.ndarray, text: Text) -> dict:
 
 
 def coherence(model: models.MultimodalVAE, data: Data, labels: np.ndarray, judges: dict) -> dict[str, float]:
-    decoded = {a: model.reconstruct({a: data[a]}) for a in data}
-    return {f"{a}->{b}": float(np.mean(judges[b](decoded[a][b]) == labels)) for a, b in permutations(data, 2)}
+    table = cross_coherence(model, data, judges, labels, subsets=[[name] for name in data])
+    return {f"{source}->{target}": share for source, of in table.items() for target, share in of.items()}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:

@@ -14,8 +14,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "data", "demo", "distributions", "functional", "modalities", "models", "nn", "onnx", "reference", "sklearn",
-    "training",
+    "data", "demo", "distributions", "evaluate", "functional", "modalities", "models", "nn", "onnx", "plots",
+    "reference", "sklearn", "training",
 )  # fmt: skip
 
 __all__ = ["__version__", "kernels_available", *_SUBMODULES]

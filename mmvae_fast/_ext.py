@@ -12,7 +12,7 @@ import importlib.util
 
 import torch
 
-OPS_VERSION = 3  # that of csrc/torch/module.h
+OPS_VERSION = 4  # that of csrc/torch/module.h
 
 
 def _load(name: str) -> bool:

@@ -8,7 +8,8 @@ Rules all of them keep (DESIGN: "The functions"):
   gradient is exactly 0. A row with nothing observed gets the prior: mu 0, logvar 0, kl 0.
 - *Stable*: logvar in [-100, 100] and +inf ("uninformative") are fine; NaN in an observed expert comes out as NaN.
 - *Noise* depends on (seed, row, sample, dimension) alone, so it is the same for any batch size, thread count and
-  backend (see :func:`mmvae_fast.reference.philox_normal`). ``seed=None`` draws a seed from torch's generator.
+  backend (see :func:`mmvae_fast.reference.philox_normal`). ``seed=None`` draws a seed from torch's generator;
+  :func:`row_seed` makes one with which a part of some rows gets the noise it has among all of them.
 - *Errors* are ValueError or TypeError naming function, argument, what came and what was expected.
 - *Types*: float32, float64, bfloat16 and float16 (computed in float32; KLs and log-probabilities come out as float32).
   Tensors of one call share one type; under ``torch.autocast`` mixed ones are promoted to the widest.
@@ -27,7 +28,7 @@ from torch.autograd import Function, forward_ad
 
 from mmvae_fast import _checks, _ext, reference
 from mmvae_fast._ops import ops
-from mmvae_fast.reference import PRIOR_PLACES, Experts, MoPoESample, PoESample, SubsetPosteriors, seed_tensor
+from mmvae_fast.reference import PRIOR_PLACES, Experts, MoPoESample, PoESample, SubsetPosteriors, row_seed, seed_tensor
 
 __all__ = [
     "MoPoESample",
@@ -41,6 +42,7 @@ __all__ = [
     "poe_sample_kl",
     "product_of_experts",
     "reparameterize",
+    "row_seed",
     "subset_posteriors",
 ]
 
@@ -346,7 +348,8 @@ def reparameterize(
         n_samples: K samples of each, or None for one without a sample dimension.
         family: "normal" or "laplace". exp(logvar / 2) is the scale in both: the standard deviation, or Laplace's b
             (whose variance is 2 b^2, so there logvar is 2 log b).
-        seed: 64-bit int, or int64 tensor of one element; None draws one from ``generator`` (torch's default).
+        seed: 64-bit int, int64 tensor of one element, or what :func:`row_seed` makes; None draws one from ``generator``
+            (torch's default).
 
     Returns:
         z [..., D], or [K, ..., D].

@@ -58,10 +58,14 @@ _LOW32 = 0xFFFFFFFF
 
 
 def seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None = None, device="cpu") -> Tensor:
-    """The 64-bit seed as an int64 tensor of one element; ``None`` draws a fresh one from torch's generator."""
+    """The 64-bit seed as an int64 tensor of one element, or with a first row of two (see :func:`row_seed`); ``None``
+    draws a fresh one from torch's generator."""
     if isinstance(seed, Tensor):
-        if seed.numel() != 1 or seed.dtype != torch.int64:
-            raise ValueError(f"seed: expected an int64 tensor of one element, got {seed.dtype} {tuple(seed.shape)}")
+        if seed.dtype != torch.int64 or not (seed.numel() == 1 or (seed.dim() == 1 and seed.shape[0] == 2)):
+            raise ValueError(
+                "seed: expected an int64 tensor of one element, or [2] as row_seed makes, got "
+                f"{seed.dtype} {tuple(seed.shape)}"
+            )
         if seed.device.type != torch.device(device).type:
             raise ValueError(f"seed: expected a tensor on {device} like mu, got one on {seed.device}")
         return seed
@@ -74,6 +78,50 @@ def seed_tensor(seed: int | Tensor | None, generator: torch.Generator | None = N
         raise ValueError(f"seed: expected 64 bits, got {seed}")
     # torch.full, not torch.tensor: that would copy from the host, which waits and cannot be captured in a graph
     return torch.full((1,), seed - 2**64 if seed >= 2**63 else seed, dtype=torch.int64, device=device)
+
+
+def row_seed(seed: int | Tensor, first_row: int | Tensor, *, device: torch.device | str | None = None) -> Tensor:
+    """A seed for a part of some rows: row r of the part draws the noise that row ``first_row + r`` draws of ``seed``.
+
+    So rows may be taken in parts of any size, with the same noise as all at once::
+
+        whole = model.log_likelihood(batch, seed=7)
+        parts = [
+            model.log_likelihood({name: x[i : i + 100] for name, x in batch.items()}, seed=functional.row_seed(7, i))
+            for i in range(0, rows, 100)
+        ]
+
+    Args:
+        seed: 64-bit int, or int64 tensor of one element. Of another ``row_seed``, the rows are counted from its own.
+        first_row: 0 to 2^32 - 1, or an int64 tensor of one element: not read on the host, so nothing waits for a
+            device and nothing is compiled again when it changes. Rows are counted in 32 bits, and begin again at 0.
+        device: where the noise will be drawn; default: where ``seed`` or ``first_row`` is, or the CPU.
+
+    Returns:
+        int64 [2], accepted wherever ``seed=`` is.
+
+    Raises:
+        ValueError, TypeError: no seed (None would draw one for each part), or no row.
+    """
+    if seed is None:
+        raise TypeError("seed is None, expected an int or an int64 tensor: every part would draw a seed of its own")
+    if device is None:
+        given = [t for t in (seed, first_row) if isinstance(t, Tensor)]
+        device = given[0].device if given else "cpu"
+    if isinstance(first_row, Tensor):
+        if first_row.numel() != 1 or first_row.dtype != torch.int64:
+            raise ValueError(
+                f"first_row: expected an int64 tensor of one element, got {first_row.dtype} {tuple(first_row.shape)}"
+            )
+        first = first_row.reshape(1).to(device)
+    else:
+        if isinstance(first_row, bool) or not hasattr(first_row, "__index__"):
+            raise TypeError(f"first_row: expected an int or an int64 tensor, got {type(first_row).__name__}")
+        if not 0 <= operator.index(first_row) <= _LOW32:
+            raise ValueError(f"first_row is {first_row}, expected 0 to {_LOW32}")
+        first = torch.full((1,), operator.index(first_row), dtype=torch.int64, device=device)
+    numbers = seed_tensor(seed, device=device).reshape(-1)
+    return torch.cat([numbers[:1], first if numbers.shape[0] == 1 else numbers[1:] + first])
 
 
 def philox_words(counter: Sequence[Tensor | int], key: Sequence[Tensor | int]) -> list[Tensor]:
@@ -95,16 +143,23 @@ def philox_words(counter: Sequence[Tensor | int], key: Sequence[Tensor | int]) -
 
 
 def _key(seed: Tensor) -> tuple[Tensor, Tensor]:
-    seed = seed.reshape(())
+    seed = seed.reshape(()) if seed.numel() == 1 else seed[0]
     return seed & _LOW32, (seed >> 32) & _LOW32
+
+
+def _row_counters(seed: Tensor, rows: int) -> Tensor:
+    """From the seed's first row on, in 32 bits."""
+    row = torch.arange(rows, device=seed.device)
+    return row if seed.numel() == 1 else (row + seed[1]) & _LOW32
 
 
 def _uniforms(seed, rows: int, dim: int, n_samples: int | None, stream: int, dtype, device) -> list[Tensor]:
     """The four lanes of every counter (d // 4, row, sample, stream) as numbers in (0, 1), exact: [K, rows, D / 4]."""
+    seed = seed_tensor(seed, device=device)
     sample = torch.arange(1 if n_samples is None else n_samples, device=device)[:, None, None]
-    row = torch.arange(rows, device=device)[:, None]
+    row = _row_counters(seed, rows)[:, None]
     block = torch.arange((dim + 3) // 4, device=device)
-    words = philox_words((block, row, sample, stream), _key(seed_tensor(seed, device=device)))
+    words = philox_words((block, row, sample, stream), _key(seed))
     real = torch.float64 if dtype == torch.float64 else torch.float32
     return [((w >> 9).to(real) + 0.5) * 2.0**-23 for w in words]
 
@@ -131,8 +186,8 @@ def philox_normal(
 ) -> Tensor:
     """Standard normals [rows, dim], or [n_samples, rows, dim], as every backend of this package draws them.
 
-    Counter = (d // 4, row, sample, stream), key = (low, high word of the seed), u = ((x >> 9) + 0.5) * 2**-23,
-    Box-Muller over the lane pairs (0, 1) and (2, 3).
+    Counter = (d // 4, row, sample, stream), rows from the seed's first one on (see :func:`row_seed`), key = (low, high
+    word of the seed), u = ((x >> 9) + 0.5) * 2**-23, Box-Muller over the lane pairs (0, 1) and (2, 3).
     """
     u = _uniforms(seed, rows, dim, n_samples, stream, dtype, device)
     lanes = []
@@ -167,9 +222,10 @@ def choose_component(seed: int | Tensor, n_available: Tensor, n_samples: int | N
     Stream 1 of the noise; 0 where nothing is available. Depends on seed, row and sample, never on the batch size.
     """
     device = n_available.device
-    row = torch.arange(n_available.shape[0], device=device)
+    seed = seed_tensor(seed, device=device)
+    row = _row_counters(seed, n_available.shape[0])
     sample = 0 if n_samples is None else torch.arange(n_samples, device=device)[:, None]
-    word = philox_words((0, row, sample, 1), _key(seed_tensor(seed, device=device)))[0]
+    word = philox_words((0, row, sample, 1), _key(seed))[0]
     return ((2 * (word >> 9) + 1) * n_available) >> 24  # u = (2k + 1) * 2**-24: integer arithmetic, no rounding
 
 

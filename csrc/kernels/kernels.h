@@ -3,13 +3,13 @@
 // S is the element type in memory (float, double, bfloat16, float16), A = Arithmetic<S> the one of arithmetic, KLs and
 // log-probabilities. Rows are independent: a CPU kernel processes rows [begin, end), so callers split them over threads
 // as they like and get the same bits; a CUDA launch processes them all. Strides count elements; the last dimension is
-// always contiguous. A pointer documented "or nullptr" is an absent input, or an output nobody asked for. Seeds are
-// read through a pointer, on the device, so that a captured CUDA graph draws anew at every replay.
+// always contiguous. A pointer documented "or nullptr" is an absent input, or an output nobody asked for.
 #pragma once
 
 #include <stdint.h>
 
 #include "half.h"
+#include "seed.h"
 #include "subsets.h"
 
 namespace mmvae {
@@ -54,7 +54,7 @@ template <class S>
 struct Reparameterize {
   Rows<const S> mu, logvar;
   int64_t rows, dim, samples;
-  const uint64_t* seed;
+  Seed seed;
   Family family;  // normal or laplace
   S* z;           // [K, B, D]
 };
@@ -65,7 +65,7 @@ struct ReparameterizeBackward {
   const S* z;       // [K, B, D]
   Rows<const S> mu, logvar;
   int64_t rows, dim, samples;
-  const uint64_t* seed;
+  Seed seed;
   Family family;
   S* grad_mu;      // [B, D]
   S* grad_logvar;  // [B, D]
@@ -102,7 +102,7 @@ struct PoE {
   S* mu;      // [B, D]
   S* logvar;  // [B, D]
   int64_t samples;
-  const uint64_t* seed;
+  Seed seed;
   S* z;                      // [K, B, D]
   Arithmetic<S>* kl;         // [B]; nullptr: product_of_experts
   Arithmetic<S>* expert_kl;  // [M, B] or nullptr
@@ -120,7 +120,7 @@ struct PoEBackward {
   const S* grad_logvar;  // [B, D] or nullptr = 0
   ExpertGrads<S> out;
   int64_t samples;
-  const uint64_t* seed;
+  Seed seed;
   const S* z;                           // [K, B, D] or nullptr: product_of_experts
   const S* grad_z;                      // [K, B, D] or nullptr = 0
   const Arithmetic<S>* grad_kl;         // [B] or nullptr = 0
@@ -163,7 +163,7 @@ struct MoPoE {
   Experts<S> experts;
   KernelSubsets subsets;
   int64_t rows, dim;
-  const uint64_t* seed;
+  Seed seed;
   S* z;               // [B, D]
   Arithmetic<S>* kl;  // [B]
   int64_t* subset;    // [B] index into the listed subsets, -1: none available
@@ -174,7 +174,7 @@ struct MoPoEBackward {
   Experts<S> experts;
   KernelSubsets subsets;
   int64_t rows, dim;
-  const uint64_t* seed;
+  Seed seed;
   const S* z;
   const int64_t* subset;
   const S* grad_z;               // or nullptr = 0

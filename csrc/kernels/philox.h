@@ -1,12 +1,14 @@
 // The noise of the whole package, written once: Philox4x32-10 (Salmon et al. 2011), counter based.
 //
 // key = the 64-bit seed (low word, high word); counter = (d / 4, row, sample, stream). A number therefore depends on
-// its seed, row, sample and dimension alone: not on batch size, thread, instruction set or device.
+// its seed, row, sample and dimension alone: not on batch size, thread, instruction set or device. Rows are counted
+// from the seed's first row, so that a part of some rows draws what it would draw among all of them.
 #pragma once
 
 #include <stdint.h>
 
 #include "platform.h"
+#include "seed.h"
 
 namespace mmvae {
 namespace MMVAE_ISA {
@@ -21,6 +23,11 @@ constexpr uint32_t kStreamComponents = 1;  // which mixture component a row draw
 struct Words {
   uint32_t word[4];
 };
+
+// The counter of a row of the arguments.
+static MMVAE_HD uint32_t counted_row(const SeedValue& seed, int64_t row) {
+  return static_cast<uint32_t>(row) + seed.first_row;
+}
 
 static MMVAE_HD Words philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint64_t seed) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
@@ -42,8 +49,8 @@ static MMVAE_HD int64_t uniform_index(uint32_t x, int64_t n) {
 }
 
 // Which of its n available mixture components a row draws.
-static MMVAE_HD int64_t choose_component(uint64_t seed, int64_t row, int64_t n) {
-  return uniform_index(philox(0, static_cast<uint32_t>(row), 0, kStreamComponents, seed).word[0], n);
+static MMVAE_HD int64_t choose_component(const SeedValue& seed, int64_t row, int64_t n) {
+  return uniform_index(philox(0, counted_row(seed, row), 0, kStreamComponents, seed.key).word[0], n);
 }
 
 }  // namespace MMVAE_ISA

@@ -33,9 +33,13 @@ class Check {
     if (n.has_value() && *n < 0) fail("n_samples is ", *n, ", expected 0 or more");
   }
 
-  void seed(const Tensor& value, const Tensor& like) const {
-    if (value.scalar_type() != ScalarType::Long || value.numel() != 1 || !together(value, like))
-      fail("seed is ", dtype(value), " ", shape(value), ", expected one int64 on the device of mu");
+  // One number, or [2]: the seed and the first row. Returns it dense.
+  Tensor seed(const Tensor& value, const Tensor& like) const {
+    const bool one_or_two = value.numel() == 1 || (value.dim() == 1 && value.size(0) == 2);
+    if (value.scalar_type() != ScalarType::Long || !one_or_two || !together(value, like))
+      fail("seed is ", dtype(value), " ", shape(value),
+           ", expected one int64 (the seed) or two (the seed and the first row) on the device of mu");
+    return dense(value);
   }
 
   void family(int64_t value) const {

@@ -56,6 +56,7 @@ STABLE_TORCH_LIBRARY(mmvae_fast, m) {
   m.def(
       "log_likelihood_backward(Tensor grad, Tensor x, Tensor params, Tensor? scale, float scale_value, int family, "
       "int event_dims, Tensor? mask, Tensor log_p, bool params_grad, bool scale_grad) -> (Tensor, Tensor)");
+  m.def("flush_denormals(Tensor on) -> Tensor");
 }
 
 PyMODINIT_FUNC PyInit__C(void) { return mmvae::ops_module("_C"); }

@@ -5,8 +5,9 @@
 
 namespace mmvae {
 
-// Counted up with every change of a schema: a library from before it must not be called by Python from after it.
-constexpr int kOpsVersion = 3;
+// Counted up with every change of a schema or of what an argument may be: a library from before it must not be called
+// by Python from after it.
+constexpr int kOpsVersion = 4;
 
 inline PyObject* ops_module(const char* name) {
   static struct PyModuleDef definition = {

@@ -7,14 +7,14 @@ static std::tuple<Tensor, Tensor, Tensor> mopoe_sample_kl(const Tensors& mu, con
                                                           const Tensor& seed) {
   const Check check("mopoe_sample_kl");
   const ExpertArgs experts(check, mu, logvar, mask);
-  check.seed(seed, mu[0]);
+  const Tensor key = check.seed(seed, mu[0]);
   const KernelSubsetArgs subsets(check, experts, list, prior);
   Tensor z = empty(experts.joint_shape(), experts.dtype, mu[0]);
   Tensor kl = empty({experts.rows}, arithmetic(experts.dtype), mu[0]);
   Tensor subset = empty({experts.rows}, ScalarType::Long, mu[0]);
   for_type(experts.dtype, [&](auto zero) {
     using S = decltype(zero);
-    const MoPoE<S> args{experts.as<S>(), subsets.view(),          experts.rows,         experts.dim, seed_in(seed),
+    const MoPoE<S> args{experts.as<S>(), subsets.view(),          experts.rows,         experts.dim, seed_in(key),
                         data<S>(z),      data<Arithmetic<S>>(kl), data<int64_t>(subset)};
     run(&Table<S>::mopoe_sample_kl, args, experts.rows, experts.dim * (experts.count + subsets.sums()), mu[0]);
   });
@@ -32,7 +32,7 @@ static Tensors mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor
                                         int64_t prior, const Tensor& z, const Tensor& subset, const Tensor& seed) {
   const Check check("mopoe_sample_kl_backward");
   const ExpertArgs experts(check, mu, logvar, mask);
-  check.seed(seed, mu[0]);
+  const Tensor key = check.seed(seed, mu[0]);
   const KernelSubsetArgs subsets(check, experts, list, prior);
   check.shaped("z", z, experts.joint_shape(), experts.dtype, mu[0]);
   check.shaped("grad_z", grad_z, experts.joint_shape(), experts.dtype, mu[0]);
@@ -44,9 +44,16 @@ static Tensors mopoe_sample_kl_backward(const OptTensor& grad_z, const OptTensor
   Tensors out = expert_grads(mu);
   for_type(experts.dtype, [&](auto zero) {
     using S = decltype(zero);
-    const MoPoEBackward<S> args{experts.as<S>(),         subsets.view(),           experts.rows,          experts.dim,
-                                seed_in(seed),           data<S>(sample),          data<int64_t>(chosen), data<S>(gz),
-                                data<Arithmetic<S>>(gk), grads_in<S>(out, experts)};
+    const MoPoEBackward<S> args{experts.as<S>(),
+                                subsets.view(),
+                                experts.rows,
+                                experts.dim,
+                                seed_in(key),
+                                data<S>(sample),
+                                data<int64_t>(chosen),
+                                data<S>(gz),
+                                data<Arithmetic<S>>(gk),
+                                grads_in<S>(out, experts)};
     run(&Table<S>::mopoe_sample_kl_backward, args, experts.rows, experts.dim * (experts.count + subsets.sums()) * 2,
         mu[0]);
   });

@@ -39,7 +39,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> poe_sample_kl(const Te
   const Check check("poe_sample_kl");
   const ExpertArgs experts(check, mu, logvar, mask);
   check.samples(n_samples);
-  check.seed(seed, mu[0]);
+  const Tensor key = check.seed(seed, mu[0]);
   const int64_t samples = n_samples.value_or(1);
   const ScalarType real = arithmetic(experts.dtype);
   Tensor z = empty(sampled(n_samples, experts.joint_shape()), experts.dtype, mu[0]);
@@ -58,7 +58,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> poe_sample_kl(const Te
                       data<S>(joint_mu),
                       data<S>(joint_logvar),
                       samples,
-                      seed_in(seed),
+                      seed_in(key),
                       data<S>(z),
                       data<A>(kl),
                       expert_kl ? data<A>(to_experts) : nullptr};
@@ -116,7 +116,7 @@ static Tensors poe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& 
                                       const Tensor& joint_mu, const Tensor& joint_logvar, const Tensor& seed) {
   const Check check("poe_sample_kl_backward");
   const ExpertArgs experts(check, mu, logvar, mask);
-  check.seed(seed, mu[0]);
+  const Tensor key = check.seed(seed, mu[0]);
   const Shape joint = experts.joint_shape();
   const ScalarType real = arithmetic(experts.dtype);
   const int64_t samples = z.dim() == 2 ? 1 : z.size(0);
@@ -135,9 +135,9 @@ static Tensors poe_sample_kl_backward(const OptTensor& grad_z, const OptTensor& 
   for_type(experts.dtype, [&](auto zero) {
     using S = decltype(zero);
     using A = Arithmetic<S>;
-    const PoEBackward<S> args{experts.as<S>(), nullptr,       prior,           experts.rows, experts.dim,
-                              data<S>(jm),     data<S>(jl),   data<S>(gm),     data<S>(gl),  grads_in<S>(out, experts),
-                              samples,         seed_in(seed), data<S>(sample), data<S>(gz),  data<A>(gk),
+    const PoEBackward<S> args{experts.as<S>(), nullptr,      prior,           experts.rows, experts.dim,
+                              data<S>(jm),     data<S>(jl),  data<S>(gm),     data<S>(gl),  grads_in<S>(out, experts),
+                              samples,         seed_in(key), data<S>(sample), data<S>(gz),  data<A>(gk),
                               data<A>(ge)};
     run(&Table<S>::poe_backward, args, experts.rows, experts.dim * (experts.count + samples + 1), mu[0]);
   });

@@ -8,7 +8,7 @@ static Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tenso
   const Check check("reparameterize");
   check.gaussian(mu, logvar);
   check.samples(n_samples);
-  check.seed(seed, mu);
+  const Tensor key = check.seed(seed, mu);
   check.family(family);
   const int64_t dim = mu.size(mu.dim() - 1), samples = n_samples.value_or(1);
   const int64_t rows = dim == 0 ? 0 : mu.numel() / dim;
@@ -16,7 +16,7 @@ static Tensor reparameterize(const Tensor& mu, const Tensor& logvar, const Tenso
   Tensor z = empty(sampled(n_samples, shape_of(mu)), mu.scalar_type(), mu);
   for_type(mu.scalar_type(), [&](auto zero) {
     using S = decltype(zero);
-    const Reparameterize<S> args{m.as<S>(), lv.as<S>(), rows, dim, samples, seed_in(seed), static_cast<Family>(family),
+    const Reparameterize<S> args{m.as<S>(), lv.as<S>(), rows, dim, samples, seed_in(key), static_cast<Family>(family),
                                  data<S>(z)};
     run(&Table<S>::reparameterize, args, rows, dim * samples, mu);
   });
@@ -27,7 +27,7 @@ static std::tuple<Tensor, Tensor> reparameterize_backward(const Tensor& grad_z, 
                                                           const Tensor& logvar, const Tensor& seed, int64_t family) {
   const Check check("reparameterize_backward");
   check.gaussian(mu, logvar);
-  check.seed(seed, mu);
+  const Tensor key = check.seed(seed, mu);
   check.family(family);
   const int64_t dim = mu.size(mu.dim() - 1);
   const int64_t rows = dim == 0 ? 0 : mu.numel() / dim;
@@ -46,7 +46,7 @@ static std::tuple<Tensor, Tensor> reparameterize_backward(const Tensor& grad_z, 
                                          rows,
                                          dim,
                                          samples,
-                                         seed_in(seed),
+                                         seed_in(key),
                                          static_cast<Family>(family),
                                          data<S>(grad_mu),
                                          data<S>(grad_logvar)};

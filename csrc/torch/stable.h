@@ -119,7 +119,8 @@ void for_type(ScalarType dtype, F f) {
   }
 }
 
-inline const uint64_t* seed_in(const Tensor& seed) { return static_cast<const uint64_t*>(seed.const_data_ptr()); }
+// Of a dense tensor of one or two numbers, see Check::seed.
+inline Seed seed_in(const Tensor& seed) { return {data<int64_t>(seed), seed.numel() == 2}; }
 
 inline Shape sampled(const std::optional<int64_t>& n_samples, const Shape& shape) {
   if (!n_samples.has_value()) return shape;

@@ -65,8 +65,9 @@ def coherence(decode: Decode, judges: Mapping[str, Judge], labels: np.ndarray) -
 
 def agreement(decoded: Mapping[str, Tensor], judges: Mapping[str, Judge]) -> float:
     """The share of rows in which all modalities show the same digit."""
-    digits = np.stack([judge(decoded[name]) for name, judge in judges.items()])
-    return float(np.mean((digits == digits[0]).all(0) & (digits[0] >= 0)))
+    from mmvae_fast.evaluate import agreement
+
+    return agreement(decoded, judges)
 
 
 def summarise(directions: Mapping[str, float]) -> dict[str, float]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mmvae_fast import functional
+from mmvae_fast.modalities.imports import Imported, allows
 from mmvae_fast.modalities.networks import MLPDecoder, MLPEncoder
 
 MODALITIES: dict[str, type[Modality]] = {}
@@ -27,8 +28,11 @@ class Modality:
         likelihood: family of :func:`mmvae_fast.functional.log_likelihood`.
         scale: standard deviation of the normal likelihood, or scale of the Laplace one.
         hidden: sizes of the hidden layers of the default networks; the decoder has them in reverse order.
-        encoder: your own module instead, x [B, *shape] -> (mu, logvar), each [B, latent_dim].
-        decoder: your own module instead, z [N, latent_dim] -> likelihood parameters [N, *param_shape].
+        encoder: your own module instead, x [B, *shape] -> (mu, logvar), each [B, latent_dim]; or the import path of its
+            class, "package.module:Class", which a model calls as Class(latent_dim, **encoder_options). A saved model
+            then names it, and may load it (see :meth:`mmvae_fast.models.MultimodalVAE.load`).
+        decoder: your own module instead, z [N, latent_dim] -> likelihood parameters [N, *param_shape]; or a path.
+        encoder_options, decoder_options: keyword arguments of such a class, as JSON can hold them.
 
     Raises:
         ValueError, TypeError: a shape, likelihood, scale or network that cannot be.
@@ -59,8 +63,10 @@ class Modality:
         likelihood: str,
         scale: float = 1.0,
         hidden: Sequence[int] = (256, 256),
-        encoder: nn.Module | None = None,
-        decoder: nn.Module | None = None,
+        encoder: nn.Module | str | None = None,
+        decoder: nn.Module | str | None = None,
+        encoder_options: Mapping[str, Any] | None = None,
+        decoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.shape = self._sizes("shape", shape)
         self.hidden = self._sizes("hidden", hidden, may_be_empty=True)
@@ -70,13 +76,26 @@ class Modality:
             raise TypeError(f"{type(self).__name__}: scale is a {type(scale).__name__}, expected a number")
         if not 0 < scale < math.inf:
             raise ValueError(f"{type(self).__name__}: scale is {scale}, expected a positive number")
-        for role, network in (("encoder", encoder), ("decoder", decoder)):
-            if network is not None and not isinstance(network, nn.Module):
-                raise TypeError(f"{type(self).__name__}: {role} is a {type(network).__name__}, expected an nn.Module")
         self.likelihood = likelihood
         self.scale = float(scale)
-        self.encoder = encoder
-        self.decoder = decoder
+        self.imported: dict[str, Imported] = {}
+        """Of "encoder" and "decoder", those that were given by an import path."""
+        self.encoder = self._own("encoder", encoder, encoder_options)
+        self.decoder = self._own("decoder", decoder, decoder_options)
+
+    def _own(self, role: str, network: Any, options: Mapping[str, Any] | None) -> nn.Module | None:
+        where = f"{type(self).__name__}: {role}"
+        if isinstance(network, str):
+            try:
+                self.imported[role] = Imported(network, options)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{where}: {error}") from error
+            return None
+        if network is not None and not isinstance(network, nn.Module):
+            raise TypeError(f"{where} is a {type(network).__name__}, expected an nn.Module or an import path")
+        if options is not None:
+            raise TypeError(f"{where}_options is given, expected none without an import path as the {role}")
+        return network
 
     def _sizes(self, what: str, sizes: Sequence[int], *, may_be_empty: bool = False) -> tuple[int, ...]:
         valid = isinstance(sizes, Sequence) and all(type(n) is int and n > 0 for n in sizes)
@@ -93,6 +112,16 @@ class Modality:
     def param_shape(self) -> tuple[int, ...]:
         """Shape of the decoder's output for one sample."""
         return self.shape
+
+    def encoder_for(self, latent_dim: int) -> nn.Module:
+        """The encoder of a model: a new one of the class given by its import path, else :meth:`make_encoder`'s."""
+        imported = self.imported.get("encoder")
+        return self.make_encoder(latent_dim) if imported is None else imported.make(latent_dim)
+
+    def decoder_for(self, latent_dim: int) -> nn.Module:
+        """The decoder of a model: a new one of the class given by its import path, else :meth:`make_decoder`'s."""
+        imported = self.imported.get("decoder")
+        return self.make_decoder(latent_dim) if imported is None else imported.make(latent_dim)
 
     def make_encoder(self, latent_dim: int) -> nn.Module:
         """A module x [B, *shape] -> (mu, logvar), each [B, latent_dim]; your own one if you gave one."""
@@ -156,8 +185,9 @@ class Modality:
             "likelihood": self.likelihood,
             "scale": self.scale,
             "hidden": list(self.hidden),
-            "custom_encoder": self.encoder is not None,
-            "custom_decoder": self.decoder is not None,
+            "custom_encoder": self.encoder is not None or "encoder" in self.imported,
+            "custom_decoder": self.decoder is not None or "decoder" in self.imported,
+            **{role: imported.config() for role, imported in self.imported.items()},
         }
 
     @classmethod
@@ -166,28 +196,56 @@ class Modality:
 
     @staticmethod
     def from_config(
-        config: dict[str, Any], encoder: nn.Module | None = None, decoder: nn.Module | None = None
+        config: dict[str, Any],
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        allow_import: bool | str | Sequence[str] = False,
     ) -> Modality:
         """The modality a :meth:`config` describes, of whatever kind.
 
+        Args:
+            encoder, decoder: custom networks; they replace those that the description gives by import path.
+            allow_import: True: import the others by their paths, which runs their code; or only from these packages.
+
         Raises:
-            ValueError: unknown kind, a malformed description, or custom networks that were not passed (or were, and
-                the description has none).
+            ValueError: unknown kind, a malformed description, custom networks that were not passed (or were, and the
+                description has none), or import paths that are not allowed or lead nowhere.
         """
         kind = config.get("kind") if isinstance(config, dict) else None
         if not isinstance(kind, str) or kind not in MODALITIES:
             raise ValueError(f"modality of kind {kind!r}, expected one of {sorted(MODALITIES)}")
+        networks: dict[str, Any] = {}
         for role, network in (("encoder", encoder), ("decoder", decoder)):
-            if bool(config.get(f"custom_{role}")) != (network is not None):
+            networks[role] = network
+            if network is None and config.get(role) is not None:
+                networks |= _permitted(role, config[role], allow_import)
+            elif bool(config.get(f"custom_{role}")) != (network is not None):
                 has, got = ("a custom", "none") if network is None else ("the default", "one")
                 raise ValueError(f"{kind} modality was saved with {has} {role}, but {got} was passed")
         try:
-            return MODALITIES[kind]._from_config(config, encoder=encoder, decoder=decoder)
+            return MODALITIES[kind]._from_config(config, **networks)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"malformed description of a {kind} modality: {error!r} in {config}") from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, likelihood={self.likelihood!r})"
+
+
+def _permitted(role: str, described: Any, allow_import: bool | str | Sequence[str]) -> dict[str, Any]:
+    """The arguments that make a described network by its import path, where that is allowed and there is one."""
+    path = described.get("path") if isinstance(described, dict) else None
+    if not isinstance(path, str):
+        raise ValueError(f"{role} is {described!r}, expected an import path and options")
+    if not allows(path, allow_import):
+        raise ValueError(
+            f"its {role} is the code at {path!r}, and allow_import is {allow_import!r}: pass allow_import=True or "
+            f"allow_import=[{path.partition('.')[0].partition(':')[0]!r}] if you trust it, or the {role} itself"
+        )
+    try:
+        Imported(path, described.get("options"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{role}: {error}") from error
+    return {role: path, f"{role}_options": described.get("options")}
 
 
 def _common(config: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mmvae_fast.modalities.networks import MLPDecoder, MLPEncoder
 
 _PARAMS = {"poisson": 1, "negative_binomial": 2, "zero_inflated_negative_binomial": 3}
 _LARGE = 16.0  # from here on lgamma's series serves
+_MOST = 80.0  # of logarithms: what float32 can hold the exponential of
 
 
 class Counts(Modality):
@@ -77,7 +78,7 @@ class Counts(Modality):
 
     def predict(self, params: Tensor) -> Tensor:
         """The mean: parameters [..., P, n] -> [..., n]."""
-        mean = params[..., 0, :].softmax(-1) if self.library == "observed" else params[..., 0, :].exp()
+        mean = params[..., 0, :].softmax(-1) if self.library == "observed" else params[..., 0, :].clamp(max=_MOST).exp()
         return mean if params.shape[-2] < 3 else mean * torch.sigmoid(-params[..., 2, :])
 
     def check_values(self, name: str, x: Tensor) -> None:
@@ -120,6 +121,7 @@ class CountDecoder(nn.Module):
 
 def poisson(x: Tensor, log_mean: Tensor) -> Tensor:
     """log p(x) of a Poisson distribution, elementwise."""
+    log_mean = log_mean.clamp(max=_MOST)
     return x * log_mean - log_mean.exp() - torch.lgamma(x + 1)
 
 
@@ -130,7 +132,7 @@ def negative_binomial(x: Tensor, log_mean: Tensor, log_theta: Tensor) -> Tensor:
     theta, without epsilons. Where theta is large the first two are large and alike, and so are the logarithms: there
     the difference is that of lgamma's series, with x log theta taken out, so that float32 reaches the Poisson limit.
     """
-    log_theta = log_theta.clamp(-80, 80)  # what float32 can hold
+    log_theta = log_theta.clamp(-_MOST, _MOST)
     theta, odds = log_theta.exp(), log_mean - log_theta
     large = theta > _LARGE
     t = torch.where(large, theta, _LARGE)

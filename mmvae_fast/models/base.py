@@ -6,7 +6,7 @@ import math
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import checkpoint, likelihood
-from mmvae_fast.models.batch import Batch, Mask, check_batch, hide
+from mmvae_fast.models.batch import Batch, Mask, blank_missing, check_batch, hide
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.hierarchy import log_density_at, noise
 from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
@@ -45,7 +45,8 @@ class MultimodalVAE(nn.Module, ABC):
             of the largest modality over its own, so that all weigh about the same), "learned", or numbers by modality.
             See :class:`mmvae_fast.models.weights.LikelihoodWeights`.
         free_bits: so many nats of a KL divergence (the mean over rows) cost nothing: max(KL, free_bits) instead of KL
-            in the loss (Kingma et al. 2016, with the latent as one group).
+            in the loss (Kingma et al. 2016, with the latent as one group). Importance-weighted bounds (IWAE, MMVAE,
+            MMVAE+, CMVAE) have no such term and refuse it.
         modality_dropout: in training, each observed modality of a row is taken for missing with this probability, but
             never all that a row has (Neverova et al. 2016); also from the likelihoods of the loss.
     """
@@ -98,8 +99,8 @@ class MultimodalVAE(nn.Module, ABC):
         if _modality_dim is not None:  # latents of their own below the shared one
             sizes = _private_dims(_modality_dim, self.modalities, "modality_dim", least=1)
         self.network_dims = sizes
-        self.encoders = nn.ModuleDict({name: m.make_encoder(sizes[name]) for name, m in modalities.items()})
-        self.decoders = nn.ModuleDict({name: m.make_decoder(sizes[name]) for name, m in modalities.items()})
+        self.encoders = nn.ModuleDict({name: m.encoder_for(sizes[name]) for name, m in modalities.items()})
+        self.decoders = nn.ModuleDict({name: m.decoder_for(sizes[name]) for name, m in modalities.items()})
         self.prior = StandardNormal(latent_dim)
         self.private_priors = nn.ModuleDict({name: StandardNormal(p) for name, p in self.private_dims.items() if p})
         self.fusion = self.make_fusion()
@@ -143,7 +144,9 @@ class MultimodalVAE(nn.Module, ABC):
         Args:
             batch, mask: see the class.
             beta: instead of the model's own, for warm-up.
-            seed: of the noise; None draws one from torch's generator.
+            seed: of the noise; None draws one from torch's generator. With
+                :func:`mmvae_fast.functional.row_seed` a part of some rows gets the noise it has among all of them, here
+                and wherever a model takes a seed.
 
         Returns:
             Output(loss, elbo, kl, log_likelihood): means over rows, nats; 0 for an empty batch.
@@ -176,6 +179,14 @@ class MultimodalVAE(nn.Module, ABC):
         """
         experts = self._experts(self._check(batch, mask))
         return experts.mu, experts.logvar, experts.mask
+
+    def encode_private(self, batch: Mapping[str, Tensor], mask: Mask = None) -> dict[str, Posterior | MixturePosterior]:
+        """q(w_m | x_m) of every modality with a private latent, by name: [B, P] each, as :meth:`encode` gives that of
+        the shared one. Where a row lacks the modality it is the prior; without private latents the dict is empty."""
+        names = [name for name, p in self.private_dims.items() if p]
+        checked = self._check(batch, mask)
+        experts = self._experts(checked) if names else None
+        return {} if experts is None else {name: self._private_posterior(name, experts) for name in names}
 
     def decode(self, z: Tensor, to: str | Sequence[str] | None = None, *, params: bool = False) -> dict[str, Tensor]:
         """Decode latents z [..., D] into some modalities (default: all).
@@ -233,6 +244,7 @@ class MultimodalVAE(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Generate ``n`` samples of the prior, or from your own latents ``z`` [..., D], decoded.
 
+        The samples are the rows of the noise: ``seed=row_seed(s, 16)`` goes on after the first 16 of ``seed=s``.
         ``prior``: draw from it instead of the model's own: anything with ``sample(n, seed)`` -> [n, D], such as
         :func:`mmvae_fast.models.samplers.fit_sampler` makes.
         """
@@ -245,6 +257,10 @@ class MultimodalVAE(nn.Module, ABC):
             raise ValueError(f"sample: n is {n!r}, expected 0 or more")
         seed = seed_tensor(seed, device=self.device)
         z = (self.prior if prior is None else prior).sample(n, seed).to(self.dtype)
+        if tuple(z.shape) != (n, self.latent_dim):
+            raise ValueError(
+                f"sample: prior drew latents [n, D] = {list(z.shape)}, expected {[n, self.latent_dim]} like the model's"
+            )
         latents = {name: self.with_prior_private(name, z, seed) for name in names}
         return {name: self._predict(name, of) for name, of in latents.items()}
 
@@ -266,12 +282,19 @@ class MultimodalVAE(nn.Module, ABC):
 
         Args:
             n_samples: K.
-            chunk: how many samples to decode at a time; changes memory, not the result.
+            chunk: how many samples pass the decoders, and the networks between latents, at a time; changes memory, not
+                the result.
+            seed: see :meth:`forward`.
             given: modalities to condition on: log p(x) - log p(x_given), the log-likelihood of the others given these,
                 from two estimates, each with its own posterior. No bound, but right in the limit.
 
         Source: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2016, equation 8.
         """
+        if isinstance(mask, int):
+            raise TypeError(
+                f"log_likelihood: mask, the second argument, is {mask!r}, expected a bool tensor [B, M]; pass the "
+                f"number of samples by its name: n_samples={mask!r}"
+            )
         positive("log_likelihood: n_samples", n_samples)
         positive("log_likelihood: chunk", chunk)
         checked = self._check(batch, mask)
@@ -313,15 +336,19 @@ class MultimodalVAE(nn.Module, ABC):
                         f"modality {name!r}: its encoder returned {what} in {value.dtype}, expected {like.dtype} as "
                         f"modality {first!r} has its mu"
                     )
-        # not one tensor for all that is absent: torch.compile refuses functions that take the same one twice
-        widths = {n: size - self.private_dims[n] for n, size in self.network_dims.items()}
-        experts = {n: present.get(n) or [like.new_zeros(batch.rows, w) for _ in range(2)] for n, w in widths.items()}
-        mus, logvars = ([experts[n][i][:, :w] for n, w in widths.items()] for i in range(2))
-        private = {
-            n: Posterior(mu[:, widths[n] :], lv[:, widths[n] :])
-            for n, (mu, lv) in present.items()
-            if self.private_dims[n]
-        }
+        mus, logvars, private = [], [], {}
+        for name, size in self.network_dims.items():
+            shared = size - self.private_dims[name]
+            if name not in present:
+                # not one tensor for all that is absent: torch.compile refuses functions that take the same one twice
+                mu, logvar = (like.new_zeros(batch.rows, shared) for _ in range(2))
+            else:
+                mu, logvar = (blank_missing(t, batch.observed[name]) for t in present[name])
+                if shared < size:
+                    private[name] = Posterior(mu[:, shared:], logvar[:, shared:])
+                    mu, logvar = mu[:, :shared], logvar[:, :shared]
+            mus.append(mu)
+            logvars.append(logvar)
         return Experts(mus, logvars, batch.mask, private)
 
     def _training_experts(self, batch: Batch) -> Experts:
@@ -388,17 +415,45 @@ class MultimodalVAE(nn.Module, ABC):
         params = self._decode(name, z, x if modality.autoregressive else None)
         return modality.log_likelihood(x, params, batch.observed[name])
 
-    def scores(self, batch: Batch, z: Latents) -> dict[str, Tensor]:
-        """:meth:`score` of every modality in the batch: z [..., B, D], or by modality [..., B, D + P]."""
-        return {name: self.score(batch, name, z if isinstance(z, Tensor) else z[name]) for name in self.scored(batch)}
-
     def scored(self, batch: Batch) -> list[str]:
         """The modalities of a batch whose likelihoods count: all, unless the model takes some as given."""
         return list(batch.data)
 
-    def weighted(self, log_likelihood: Mapping[str, Tensor]) -> Tensor:
-        """The modalities' log-likelihoods (means over rows) as they enter the loss: with their weights, summed."""
-        return self.likelihood_weights(log_likelihood)
+    # With small networks the time of a step is the number of its operations: what every modality has goes through them
+    # in one tensor, whose first dimension is the modalities that `scored` names.
+
+    def scores(self, batch: Batch, z: Latents) -> Tensor:
+        """:meth:`score` of every modality that is scored, [scored, ..., B]: z [..., B, D], or by modality
+        [..., B, D + P]."""
+        names = self.scored(batch)
+        if not names:
+            return self._zero.new_zeros(0, batch.rows)
+        return torch.stack([self.score(batch, name, z if isinstance(z, Tensor) else z[name]) for name in names])
+
+    def weighted(
+        self,
+        batch: Batch,
+        log_likelihood: Tensor,
+        average: Callable[[Tensor], Tensor] | None = None,
+        weights: LikelihoodWeights | None = None,
+    ) -> Tensor:
+        """Log-likelihoods [scored, ..., B] as they enter the loss: each with its modality's weight, and what that costs
+        if it is learned.
+
+        Args:
+            average: if they are no longer values by row, what made them of such, [scored, B] -> [scored, ...].
+            weights: instead of the model's.
+        """
+        names, dims = self.scored(batch), log_likelihood.dim()
+
+        def counted() -> Tensor:
+            there = torch.stack([batch.mask[:, batch.order.index(name)] for name in names]).to(log_likelihood.dtype)
+            if average is None:
+                return there.reshape(len(names), *[1] * (dims - 2), batch.rows)
+            there = average(there)
+            return there.reshape(*there.shape, *[1] * (dims - there.dim()))
+
+        return (weights or self.likelihood_weights)(names, log_likelihood, counted)
 
     def paid(self, kl: Tensor) -> Tensor:
         """A KL divergence (mean over rows) as it enters the loss, before beta: at least ``free_bits``."""
@@ -406,13 +461,19 @@ class MultimodalVAE(nn.Module, ABC):
 
     def elbo(self, batch: Batch, z: Latents, kl: Tensor, beta: float | Tensor) -> Output:
         """The negative ELBO of latents z [B, D] (or by modality) whose KL divergences are kl [B]."""
-        ll = means(self.scores(batch, z))
-        divergence = mean(kl)
-        return output(beta * self.paid(divergence) - self.weighted(ll), divergence, ll)
+        ll, divergence = mean(self.scores(batch, z)), mean(kl)
+        loss = beta * self.paid(divergence) - self.weighted(batch, ll, mean).sum()
+        return self.output(batch, loss, divergence, ll)
 
-    def propose(self, batch: Batch, n_samples: int, seed: Tensor) -> tuple[Latents, Tensor]:
+    def output(self, batch: Batch, loss: Tensor, kl: Tensor, log_likelihood: Tensor) -> Output:
+        """What a model returns, of log-likelihoods [scored]: the loss as it is, the rest for the record."""
+        kl, ll = kl.detach(), log_likelihood.detach()
+        return Output(loss, ll.sum() - kl, kl, dict(zip(self.scored(batch), ll.unbind(), strict=True)))
+
+    def propose(self, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> tuple[Latents, Tensor]:
         """Latents to estimate log p(x) with: z [K, B, D] (or by modality [K, B, D + P]) from the posterior, and
-        log p(z) - log q(z), [K, B]."""
+        log p(z) - log q(z), [K, B]. A model with networks between its latents runs them on ``chunk`` samples at a
+        time; the result does not depend on it."""
         experts = self._experts(batch)
         z, log_q = draw(self.proposal(batch, experts), n_samples, seed)
         log_weights = self.prior.log_prob(z) - log_q
@@ -455,6 +516,18 @@ class MultimodalVAE(nn.Module, ABC):
             n_samples=n_samples,
             seed=self._private_seed(seed, name),
         )
+
+    def _private_posterior(self, name: str, experts: Experts) -> Posterior | MixturePosterior:
+        """A modality's private posterior, [B, P]; its prior where the modality is not observed."""
+        mu, logvar, observed = self._private_expert(name, experts)
+        return Posterior(torch.where(observed, mu, 0.0), torch.where(observed, logvar, 0.0))
+
+    def _private_expert(self, name: str, experts: Experts) -> tuple[Tensor, Tensor, Tensor]:
+        """(mu, logvar, observed): [B, P] each, whatever where not observed, and bool [B, 1]."""
+        place = list(self.modalities).index(name)
+        zero = experts.mu[place].new_zeros(experts.mask.shape[0], self.private_dims[name])
+        mu, logvar = experts.private.get(name) or (zero, zero)
+        return mu, logvar, experts.mask[:, place : place + 1]
 
     def with_private(
         self, name: str, z: Tensor, experts: Experts, observed: Tensor | None, seed: Tensor | None = None
@@ -521,7 +594,7 @@ class MultimodalVAE(nn.Module, ABC):
         }
 
     def config(self) -> dict[str, Any]:
-        """Everything but the weights, as JSON; custom networks are noted, not described."""
+        """Everything but the weights, as JSON; custom networks are noted, or described by their import paths."""
         return {
             "format": checkpoint.FORMAT,
             "schema_version": checkpoint.SCHEMA_VERSION,
@@ -542,16 +615,23 @@ class MultimodalVAE(nn.Module, ABC):
         folder: str | os.PathLike,
         encoders: Mapping[str, nn.Module] | None = None,
         decoders: Mapping[str, nn.Module] | None = None,
+        *,
+        allow_import: bool | str | Sequence[str] = False,
     ) -> Self:
-        """A saved model. ``MultimodalVAE.load`` takes any model, ``MoPoE.load`` only a MoPoE.
+        """A saved model, in training mode as every new one, whatever mode it was saved in: call ``eval()`` to serve it.
+
+        ``MultimodalVAE.load`` takes any model, ``MoPoE.load`` only a MoPoE.
 
         Args:
             encoders, decoders: for every modality saved with a custom network, a module of the same structure.
+            allow_import: import custom networks that were given by their import path: True, or only those in these
+                packages (with all that is in them). Importing runs their code: allow what you trust.
 
         Raises:
-            ValueError: not a model folder, damaged, of another model, or custom networks missing.
+            ValueError: not a model folder, damaged, of another model, custom networks missing, or their import not
+                allowed or impossible.
         """
-        return checkpoint.load(cls, folder, encoders or {}, decoders or {})
+        return checkpoint.load(cls, folder, encoders or {}, decoders or {}, allow_import)
 
 
 def draw(q: Posterior | MixturePosterior, n_samples: int, seed: Tensor) -> tuple[Tensor, Tensor]:
@@ -565,8 +645,8 @@ def draw(q: Posterior | MixturePosterior, n_samples: int, seed: Tensor) -> tuple
 
 
 def mean(values: Tensor) -> Tensor:
-    """Mean over rows; 0, not NaN, if there are none."""
-    return values.sum() / max(values.shape[0], 1)
+    """Mean over rows, the last dimension: [..., B] -> [...]; 0, not NaN, if there are none."""
+    return values.mean(-1) if values.shape[-1] else values.sum(-1)
 
 
 _MANY_ROWS = 512
@@ -581,22 +661,9 @@ def _may_split(network: nn.Module) -> bool:
 
 
 def over_sources(values: Tensor, observed: Tensor) -> Tensor:
-    """Mean over rows of the mean over their observed sources, [sources, B] both; a row without any counts 0."""
-    return mean(torch.where(observed, values, 0.0).sum(0) / observed.sum(0).clamp(min=1))
-
-
-def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """:func:`mean` of several [B] by name, in three operations: with small networks their number is what counts."""
-    if not values:
-        return {}
-    together = torch.stack(list(values.values()))
-    return dict(zip(values, (together.sum(1) / max(together.shape[1], 1)).unbind(), strict=True))
-
-
-def output(loss: Tensor, kl: Tensor, log_likelihood: Mapping[str, Tensor]) -> Output:
-    """What a model returns: the loss as it is, the rest for the record."""
-    ll = {name: value.detach() for name, value in log_likelihood.items()}
-    return Output(loss, sum(ll.values()) - kl.detach(), kl.detach(), ll)
+    """Mean over rows of the mean over their observed sources, [..., sources, B] and [sources, B]; a row without any
+    counts 0."""
+    return mean(torch.where(observed, values, 0.0).sum(-2) / observed.sum(0).clamp(min=1))
 
 
 def _gaussian(name: str, output: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -656,6 +723,15 @@ def number(what: str, value: Any) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"{what} is {value}, expected a finite number, 0 or more")
     return float(value)
+
+
+def no_free_bits(model: MultimodalVAE) -> None:
+    """What models whose bound weighs samples by log p - log q ask of their options."""
+    if model.free_bits > 0:
+        raise ValueError(
+            f"free_bits is {model.free_bits}, expected 0: the importance-weighted bound of {type(model).__name__} has "
+            "no KL divergence to hold; beta and its warm-up weigh the latents' cost"
+        )
 
 
 def _private_dims(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +31,31 @@ class Batch:
     def rows(self) -> int:
         return self.mask.shape[0]
 
+    def of_present(self, values: Tensor, dim: int = 0) -> Tensor:
+        """Of values for every modality in dimension ``dim``, those of the modalities in the batch; contiguous."""
+        of_all = values.unbind(dim)
+        return torch.stack([of_all[m] for m, name in enumerate(self.order) if name in self.data], dim)
+
     def only(self, names: Sequence[str]) -> Batch:
         """Of some modalities, the others missing everywhere; those of them that the batch lacks are missing, too."""
-        keep = torch.tensor([name in names for name in self.order], device=self.mask.device)
+        nowhere = torch.zeros_like(self.mask[:, 0])  # made on the device: a list of what to keep would be copied to it
+        columns = [self.mask[:, i] if name in names else nowhere for i, name in enumerate(self.order)]
         data = {name: x for name, x in self.data.items() if name in names}
-        return Batch(data, {name: self.observed[name] for name in data}, self.mask & keep, self.order)
+        return Batch(data, {name: self.observed[name] for name in data}, torch.stack(columns, 1), self.order)
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """The same rows, ``size`` at a time."""
+        for start in range(0, self.rows, size):
+            some = slice(start, start + size)
+            observed = {name: o if o is None else o[some] for name, o in self.observed.items()}
+            data = {name: x[some] for name, x in self.data.items()}
+            yield Batch(data, observed, self.mask[some], self.order)
 
 
 def hide(batch: Batch, mask: Tensor) -> Batch:
     """The batch with less observed: ``mask`` bool [B, M], nowhere True where the batch's is not."""
     observed: dict[str, Tensor | None] = {n: mask[:, i] for i, n in enumerate(batch.order) if n in batch.data}
-    data = {name: _blank_missing(x, observed[name]) for name, x in batch.data.items()}
+    data = {name: blank_missing(x, observed[name]) for name, x in batch.data.items()}
     return Batch(data, observed, mask, batch.order)
 
 
@@ -77,7 +91,7 @@ def check_batch(
     columns = _columns(modalities, mask, rows, device)
     observed = {name: columns.get(name) for name in present}
     return Batch(
-        data={name: _blank_missing(batch[name], observed[name]) for name in present},
+        data={name: blank_missing(batch[name], observed[name]) for name in present},
         observed=observed,
         mask=_stack(modalities, observed, rows, device),
         order=tuple(modalities),
@@ -114,7 +128,7 @@ def _check_mask(what: str, mask: Any, shape: tuple[int, ...], letters: str, devi
         raise ValueError(f"{what} is on {mask.device}, expected {device} like the model")
 
 
-def _blank_missing(x: Tensor, observed: Tensor | None) -> Tensor:
+def blank_missing(x: Tensor, observed: Tensor | None) -> Tensor:
     """Zeros in missing rows: selected, because NaN times the zero gradient of a missing row is NaN in the weights'."""
     if observed is None:
         return x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,11 @@ def save(model: MultimodalVAE, folder: str | os.PathLike) -> Path:
 
 
 def load(
-    cls: type, folder: str | os.PathLike, encoders: Mapping[str, nn.Module], decoders: Mapping[str, nn.Module]
+    cls: type,
+    folder: str | os.PathLike,
+    encoders: Mapping[str, nn.Module],
+    decoders: Mapping[str, nn.Module],
+    allow_import: bool | str | Sequence[str] = False,
 ) -> Any:
     """The model in ``folder``, which must be a ``cls``; see :meth:`MultimodalVAE.load`."""
     folder = Path(folder)
@@ -46,7 +50,7 @@ def load(
     modalities = {}
     for name, description in config["modalities"].items():
         try:
-            modalities[name] = Modality.from_config(description, encoders.get(name), decoders.get(name))
+            modalities[name] = Modality.from_config(description, encoders.get(name), decoders.get(name), allow_import)
         except ValueError as error:
             raise ValueError(f"{folder / CONFIG}: modality {name!r}: {error}") from error
     try:

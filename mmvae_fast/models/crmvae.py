@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output
+from mmvae_fast.models.base import MultimodalVAE, mean
 from mmvae_fast.models.batch import Batch
-from mmvae_fast.models.experts import Experts
+from mmvae_fast.models.experts import Experts, abreast, apart
 from mmvae_fast.models.outputs import Output
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import seed_tensor
@@ -48,15 +48,14 @@ class CRMVAE(MultimodalVAE):
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
         seed = seed_tensor(seed, device=self.device)
-        q = functional.poe_sample_kl(experts.mu, experts.logvar, experts.mask, prior=False, expert_kl=True, seed=seed)
+        mu, logvar = experts.stacked()
+        q = functional.poe_sample_kl(mu, logvar, experts.mask, prior=False, expert_kl=True, seed=seed)
         assert q.expert_kl is not None  # asked for
         share = 1 / (experts.mask.sum(1) + 1).to(q.kl.dtype)
-        ll, fit = {}, {}
-        for m, name in enumerate(self.modalities):
-            if name not in batch.data:
-                continue
-            own = functional.reparameterize(experts.mu[m], experts.logvar[m], seed=branch(seed, 1 + m))
-            scores = self.score(batch, name, torch.stack([q.z, own]))  # [2, B]
-            ll[name], fit[name] = mean(scores[0]), mean(share * scores.mean(0))
+        own = functional.reparameterize(abreast(mu), abreast(logvar), seed=branch(seed, 1))
+        own = apart(own, len(self.modalities))
+        z = torch.stack([q.z.expand_as(own), own], 1)  # [M, 2, B, D]
+        scores = self.scores(batch, dict(zip(self.modalities, z.unbind(), strict=True)))  # [scored, 2, B]
+        fit = mean(share * self.weighted(batch, scores).mean(1).sum(0))
         divergence = self.paid(mean(share * q.kl)) + mean(share * q.expert_kl.sum(0))
-        return output(beta * divergence - self.weighted(fit), mean(q.kl), ll)
+        return self.output(batch, beta * divergence - fit, mean(q.kl), mean(scores[:, 0]))

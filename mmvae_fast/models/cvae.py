@@ -18,6 +18,7 @@ from mmvae_fast.models import fusion
 from mmvae_fast.models.base import Latents, MultimodalVAE, draw, layer_sizes
 from mmvae_fast.models.batch import Batch, Mask
 from mmvae_fast.models.experts import Experts
+from mmvae_fast.models.hierarchy import log_density
 from mmvae_fast.models.joint import Pool
 from mmvae_fast.models.outputs import Output, Posterior
 from mmvae_fast.reference import seed_tensor
@@ -75,7 +76,7 @@ class CVAE(MultimodalVAE):
         (self.context_dim,) = layer_sizes("context_dim", [context_dim])
         size = 2 * latent_dim
         self.decoders = nn.ModuleDict(
-            {name: self.modalities[name].make_decoder(latent_dim + context_dim) for name in self.targets}
+            {name: self.modalities[name].decoder_for(latent_dim + context_dim) for name in self.targets}
         )
         self.recognition = Pool(self.modalities, size, self.joint_hidden, size)
         self.conditional_prior = Pool(self.condition, size, self.joint_hidden, size) if learned_prior else None
@@ -122,10 +123,10 @@ class CVAE(MultimodalVAE):
     def posterior(self, batch: Batch, experts: Experts) -> Posterior:
         return self._distributions(batch, experts)[0]
 
-    def propose(self, batch: Batch, n_samples: int, seed: Tensor) -> tuple[Latents, Tensor]:
+    def propose(self, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> tuple[Latents, Tensor]:
         q, prior, context = self._distributions(batch, self._experts(batch))
         z, log_q = draw(q, n_samples, seed)
-        log_weights = prior.log_prob(z) - log_q
+        log_weights = log_density(prior, z) - log_q  # z is float32 where the prior is of a half type
         return torch.cat([z.to(self.dtype), context.to(self.dtype).expand(n_samples, -1, -1)], -1), log_weights
 
     @torch.no_grad()

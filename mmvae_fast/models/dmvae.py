@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, means, output
+from mmvae_fast.models.base import MultimodalVAE, mean
 from mmvae_fast.models.batch import Batch
-from mmvae_fast.models.experts import Experts
+from mmvae_fast.models.experts import Experts, abreast, apart
 from mmvae_fast.models.outputs import Output
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import seed_tensor
@@ -32,9 +32,10 @@ class DMVAE(MultimodalVAE):
     q_joint the product of the prior and all experts, q_m the expert of modality m alone (then the others are decoded
     across), u_s ~ q_s, w_{s,d} ~ q_d(w|x_d) drawn anew for every s, v_d the likelihood weights. Every summand is an
     ELBO of its own, so each has the private KL divergences; they are computed once and count once for each. (The
-    paper's total-correlation weights are all 1 here.) Missing data (our rule): d counts where the row has modality d,
-    s = m where it has m. A decoder sees all (M + 1) B latents in one call. ``elbo``, ``kl`` (with the private ones) and
-    ``log_likelihood`` of the output are those of the joint posterior.
+    authors' code can weigh the total correlation within each KL, as the minibatch estimates it. Its default weight is
+    1, with which the KL is whole; no other is offered here.) Missing data (our rule): d counts where the row has
+    modality d, s = m where it has m. A decoder sees all (M + 1) B latents in one call. ``elbo``, ``kl`` (with the
+    private ones) and ``log_likelihood`` of the output are those of the joint posterior.
 
     Args:
         private_dim: P, dimensions of w_d: one number, or by modality; default: as many as ``latent_dim``. Encoders
@@ -62,29 +63,26 @@ class DMVAE(MultimodalVAE):
         return fusion.Product(prior=True)
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
-        mus, logvars, mask = experts.mu, experts.logvar, experts.mask
-        seed = seed_tensor(seed, device=self.device)
-        joint = functional.poe_sample_kl(mus, logvars, mask, seed=seed)
+        seed, mask = seed_tensor(seed, device=self.device), experts.mask
+        mu, logvar = experts.stacked()
+        joint = functional.poe_sample_kl(mu, logvar, mask, seed=seed)
+        own = functional.reparameterize(abreast(mu), abreast(logvar), seed=branch(seed, 1))
         sources = [m for m, name in enumerate(self.modalities) if name in batch.data]
-        own = [
-            functional.poe_sample_kl([mus[m]], [logvars[m]], mask[:, m : m + 1], prior=False, seed=branch(seed, 1 + m))
-            for m in sources
-        ]
-        u = torch.stack([joint.z, *(q.z for q in own)])  # [sets, B, D]
+        own_z, own_kl = apart(own, len(self.modalities)).unbind(), functional.gaussian_kl(mu, logvar).unbind()
+        u = torch.stack([joint.z, *(own_z[m] for m in sources)])  # [sets, B, D]
         counted = torch.stack([mask.any(1), *(mask[:, m] for m in sources)])  # [sets, B]
 
         def paid(kl: Tensor) -> Tensor:  # of every set its mean over the rows where it counts, then their sum
             return self.paid(torch.where(counted, kl, 0.0).sum(1) / max(batch.rows, 1)).sum()
 
-        joint_kl, total_kl = mean(joint.kl), paid(torch.stack([joint.kl, *(q.kl for q in own)]))
-        joint_ll, total_ll = {}, {}
+        joint_kl, total_kl = mean(joint.kl), paid(torch.stack([joint.kl, *(own_kl[m] for m in sources)]))
+        latents = dict.fromkeys(batch.data, u)
         for name in batch.data:
-            z = u
             if name in experts.private:
                 q = self.sample_private(name, experts, seed, 1 + len(self.modalities))
                 w = torch.stack([q.z[0], *(q.z[1 + m] for m in sources)])
-                z = torch.cat([u, w], -1)
+                latents[name] = torch.cat([u, w], -1)
                 joint_kl, total_kl = joint_kl + mean(q.kl), total_kl + paid(q.kl)
-            scores = torch.where(counted, self.score(batch, name, z), 0.0)
-            joint_ll[name], total_ll[name] = scores[0].detach(), scores.sum(0)
-        return output(beta * total_kl - self.weighted(means(total_ll)), joint_kl, means(joint_ll))
+        ll = mean(torch.where(counted, self.scores(batch, latents), 0.0))  # [scored, sets]
+        fit = self.weighted(batch, ll, lambda there: mean(torch.where(counted, there[:, None], 0.0)))
+        return self.output(batch, beta * total_kl - fit.sum(), joint_kl, ll[:, 0])

@@ -57,8 +57,8 @@ class FusedVAE(MultimodalVAE):
             )
             return self.elbo(batch, z, kl, beta)
         q = self.fuse(experts.mu, experts.logvar, experts.mask)
-        z = functional.reparameterize(q.mu, q.logvar, seed=seed)
-        return self.elbo(batch, z, functional.gaussian_kl(q.mu, q.logvar), beta)
+        drawn = functional.poe_sample_kl([q.mu], [q.logvar], prior=False, seed=seed)
+        return self.elbo(batch, drawn.z, drawn.kl, beta)
 
 
 class WeightedPoE(FusedVAE):

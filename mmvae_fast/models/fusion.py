@@ -30,7 +30,8 @@ class Product(nn.Module):
 class WeightedProduct(nn.Module):
     """Generalised product of experts: precisions with learned weights, one for each expert and dimension.
 
-    T = sum_m w_m / var_m, w_m in (0, 1): the sigmoid of a parameter that begins where w = 1 / M. No prior expert.
+    T = sum_m w_m / var_m, w_m in (0, 1): the sigmoid of a parameter that begins where w = 1 / M. No prior expert. An
+    expert that is the only one has w = 1, not learned.
 
     Source: Cao & Fleet, Generalized Product of Experts, 2014; weights by dimension: Lawry Aguila et al., Multi-modal
     Variational Autoencoders for Normative Modelling across Multiple Imaging Modalities, 2023.
@@ -38,8 +39,8 @@ class WeightedProduct(nn.Module):
 
     def __init__(self, count: int, latent_dim: int) -> None:
         super().__init__()
-        start = torch.logit(torch.tensor(1 / count), eps=1e-2)
-        self.logits = nn.Parameter(start.expand(count, latent_dim).clone())
+        start = torch.logit(torch.full((count, latent_dim), 1 / count))
+        self.logits = nn.Parameter(start, requires_grad=count > 1)  # of one alone infinite
 
     @property
     def weights(self) -> Tensor:

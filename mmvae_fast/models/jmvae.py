@@ -59,10 +59,7 @@ class JMVAE(JointVAE):
         q = self.joint_posterior(batch, experts)
         joint = functional.poe_sample_kl([q.mu], [q.logvar], prior=False, seed=seed)
         elbo = self.elbo(batch, joint.z, joint.kl, beta)
-        gaps = []
-        for m, name in enumerate(self.modalities):
-            if name in batch.data:
-                observed = experts.mask[:, m, None]
-                mu, logvar = (torch.where(observed, t[m], 0.0) for t in (experts.mu, experts.logvar))
-                gaps.append(torch.where(observed[:, 0], functional.gaussian_kl(q.mu, q.logvar, mu, logvar), 0.0))
-        return elbo._replace(loss=elbo.loss + self.alpha * mean(sum(gaps, start=torch.zeros_like(joint.kl))))
+        mu, logvar = experts.stacked()
+        gaps = functional.gaussian_kl(q.mu.expand_as(mu), q.logvar.expand_as(mu), mu, logvar)
+        gaps = torch.where(experts.mask.t(), gaps, 0.0).sum(0)
+        return elbo._replace(loss=elbo.loss + self.alpha * mean(gaps))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import layer_sizes, mean, output, positive
+from mmvae_fast.models.base import layer_sizes, mean, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.flows import MAF
+from mmvae_fast.models.hierarchy import at, noise
 from mmvae_fast.models.hmc import hmc
 from mmvae_fast.models.importance import iwae
 from mmvae_fast.models.joint import TwoStageVAE
@@ -37,18 +37,18 @@ class JNF(TwoStageVAE):
     First stage: mean over rows of -sum_m w_m log p(x_m | z) + beta KL(q_J || p), z ~ q_J. Second stage, with the joint
     encoder and the decoders frozen: mean over rows of -sum_m log q_m(z | x_m), z ~ q_J, which is
     sum_m KL(q_J || q_m) and a constant. All sums are over what the row has (our rule; the paper trains on complete
-    rows). In the second stage beta and the likelihoods' weights have no part, and nothing is decoded:
+    rows). In the second stage beta, free bits and the likelihoods' weights have no part, and nothing is decoded:
     ``log_likelihood`` of the output holds log q_m(z | x_m), and ``kl`` is 0.
 
-    ``encode`` gives q_J where all modalities of all rows are observed, else a :class:`FlowPosterior`: for a set S of
-    modalities the density proportional to prod_{m in S} q_m(z | x_m) / p(z)^(|S| - 1), sampled by Hamiltonian Monte
-    Carlo, as in the paper (which writes 1 / p(z): right for two). ``log_likelihood`` draws from the Gaussian with its
-    moments.
+    ``encode`` gives q_J where the batch has all modalities and the mask none of them, else a :class:`FlowPosterior`
+    (no value of a mask is read to choose), in which complete rows have q_J: for a set S of modalities the density
+    proportional to prod_{m in S} q_m(z | x_m) / p(z)^(|S| - 1), sampled by Hamiltonian Monte Carlo, as in the paper
+    (which writes 1 / p(z): right for two). ``log_likelihood`` draws from the Gaussian with its moments.
 
     Args:
         flow_layers, flow_hidden: how many layers each flow has, and the sizes of their hidden layers.
         hmc_steps, hmc_leapfrogs: Monte Carlo steps, and how often each evaluates the density;
-            100 and 10 in the authors' code.
+            100 and 10 in the authors' code. ``torch.compile`` of ``sample`` unrolls them all: take few for it.
         joint_hidden: sizes of the hidden layers between the joint encoder's features and q_J.
 
     See :class:`MultimodalVAE` for the other arguments.
@@ -61,7 +61,7 @@ class JNF(TwoStageVAE):
         *,
         flow_layers: int = 2,
         flow_hidden: Sequence[int] = (128, 128),
-        hmc_steps: int = 40,
+        hmc_steps: int = 100,
         hmc_leapfrogs: int = 10,
         **options: Any,
     ) -> None:
@@ -71,6 +71,8 @@ class JNF(TwoStageVAE):
             positive(what, value)
         self.flow_layers, self.flow_hidden = flow_layers, layer_sizes("flow_hidden", flow_hidden)
         self.hmc_steps, self.hmc_leapfrogs = hmc_steps, hmc_leapfrogs
+        # of the draws that tell a flow's moments: from names, so that the order of modalities is nothing
+        self._streams = {name: zlib.crc32(name.encode()) for name in self.modalities}
         self.flows = nn.ModuleDict({name: MAF(latent_dim, flow_layers, self.flow_hidden) for name in self.modalities})
 
     def options(self) -> dict[str, Any]:
@@ -82,16 +84,16 @@ class JNF(TwoStageVAE):
     ) -> Output:
         with torch.no_grad():
             z = self.joint_posterior(batch, experts).sample(seed=seed)
-        ll = {}
+        ll = []
         for m, name in enumerate(self.modalities):
             if name in batch.data:
                 observed = batch.mask[:, m]
                 u, log_det = self._flow(name).to_base(z)
                 scale = torch.exp(0.5 * experts.logvar[m])
                 log_base = functional.mixture_log_prob(u, [experts.mu[m]], [scale], observed[:, None])
-                ll[name] = mean(torch.where(observed, log_base + log_det, 0.0))
-        loss = -sum(ll.values(), start=z.new_zeros(()))
-        return output(loss, torch.zeros_like(loss), ll)
+                ll.append(mean(torch.where(observed, log_base + log_det, 0.0)))
+        loss = -torch.stack(ll).sum()
+        return self.output(batch, loss, torch.zeros_like(loss), torch.stack(ll))
 
     def _flow(self, name: str) -> Any:
         return self.flows[name]
@@ -126,6 +128,9 @@ class FlowPosterior:
                 # blank where missing: nothing that an encoder says there may matter
                 mu, logvar = (torch.where(observed[:, None], t[m], 0.0) for t in (experts.mu, experts.logvar))
                 self._base[name] = Posterior(mu, logvar)
+        # now, as nearly every use needs them: torch.compile cannot trace what is computed at first use and kept
+        self._draws = self._draw_each()
+        self._gaussian = self._moments()
 
     @property
     def mu(self) -> Tensor:
@@ -167,7 +172,7 @@ class FlowPosterior:
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z) in nats, z [..., B, D] -> [..., B]. Of a product, normalised by an importance estimate."""
-        value = self._log_product(z) - self._log_normalizer
+        value = self._log_product(z) - self._log_normalizer()
         return value if self._joint is None else torch.where(self._complete, self._joint.log_prob(z), value)
 
     def _log_each(self, z: Tensor) -> list[Tensor]:
@@ -181,16 +186,17 @@ class FlowPosterior:
             total = total + torch.where(observed, log_q, 0.0)
         return total
 
-    @cached_property
-    def _draws(self) -> dict[str, Tensor]:
-        """[draws, B, D] by modality, always the same; seeds from names, so that the order of modalities is nothing."""
+    def _draw_each(self) -> dict[str, Tensor]:
+        """[draws, B, D] by modality, always the same: one noise for all rows, so that a row's posterior does not depend
+        on its place in the batch."""
         seed = seed_tensor(0, device=self._count.device)
-        seeds = {name: branch(seed, zlib.crc32(name.encode())) for name in self._base}
-        drawn = {name: q.sample(_DRAWS, seeds[name]) for name, q in self._base.items()}
-        return {name: self._model._flow(name).from_base(u)[0] for name, u in drawn.items()}
+        draws = {}
+        for name, q in self._base.items():
+            eps = noise(1, q.mu.shape[1], _DRAWS, branch(seed, self._model._streams[name]), q.mu.dtype)
+            draws[name] = self._model._flow(name).from_base(at(q, eps))[0]
+        return draws
 
-    @cached_property
-    def _gaussian(self) -> Posterior:
+    def _moments(self) -> Posterior:
         """The moments, in incomplete rows."""
         count = self._count[:, None]
         total: Any = 1 - count
@@ -203,7 +209,6 @@ class FlowPosterior:
             total, weighted = total + precision, weighted + precision * mu
         return Posterior(weighted / total, -torch.log(total))
 
-    @cached_property
     def _log_normalizer(self) -> Tensor:
         """log of the integral of the product, [B], from all draws of its experts; 0 where it is one expert or none."""
         z = torch.stack(list(self._draws.values()), 1)  # [draws, m, B, D]

@@ -58,7 +58,7 @@ class JointEncoder(nn.Module):
     """q(z | x_1 .. x_M): a feature network for each modality, and a :class:`Pool` of the features.
 
     The feature networks are like the modalities' encoders, whose mu and logvar are the features: what
-    ``Modality.make_encoder`` gives, copied, so that a custom encoder has a second set of weights here. ``own_features``
+    ``Modality.encoder_for`` gives, copied, so that a custom encoder has a second set of weights here. ``own_features``
     False: there are none, and the features are the experts that the model's encoders give.
     """
 
@@ -67,7 +67,7 @@ class JointEncoder(nn.Module):
     ) -> None:
         super().__init__()
         # one copy of all: networks that are tied stay so
-        networks = copy.deepcopy({n: m.make_encoder(latent_dim) for n, m in modalities.items()} if own_features else {})
+        networks = copy.deepcopy({n: m.encoder_for(latent_dim) for n, m in modalities.items()} if own_features else {})
         self.encoders = nn.ModuleDict(networks)
         self.pool = Pool(modalities, 2 * latent_dim, hidden, 2 * latent_dim)
 

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def log_marginal(model: MultimodalVAE, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> Tensor:
     """log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k) of what each row has, z_k from :meth:`MultimodalVAE.propose`: [B].
 
-    ``chunk`` samples are decoded at a time; the result does not depend on it.
+    ``chunk`` samples pass the networks at a time; the result does not depend on it.
     """
-    latents, log_weights = model.propose(batch, n_samples, seed)
+    latents, log_weights = model.propose(batch, n_samples, seed, chunk)
     for name in model.scored(batch):
         z = latents if isinstance(latents, Tensor) else latents[name]
         log_weights = log_weights + torch.cat([model.score(batch, name, part) for part in z.split(chunk)])
     estimate = log_weights.logsumexp(0) - math.log(n_samples)
-    return torch.where(batch.mask.any(1), estimate, 0.0)  # log p of nothing, without the rounding of p / q = 1
+    something = batch.only(model.scored(batch)).mask.any(1)
+    return torch.where(something, estimate, 0.0)  # log p of nothing, without the rounding of p / q = 1

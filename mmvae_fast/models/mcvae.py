@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, output, over_sources
+from mmvae_fast.models.base import MultimodalVAE, over_sources
 from mmvae_fast.models.batch import Batch
-from mmvae_fast.models.experts import Experts
+from mmvae_fast.models.experts import Experts, abreast, apart
 from mmvae_fast.models.outputs import Output
-from mmvae_fast.models.seeds import branch
-from mmvae_fast.reference import seed_tensor
 
 _TINY = 1e-16  # added to mu^2 before its logarithm
 
@@ -83,13 +81,10 @@ class MCVAE(MultimodalVAE):
         return kl.sum().expand(mu.shape[:-1])
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
-        seed = seed_tensor(seed, device=self.device)
-        sources = [m for m, name in enumerate(self.modalities) if name in batch.data]
-        z = torch.stack([
-            functional.reparameterize(experts.mu[m], experts.logvar[m], seed=branch(seed, m)) for m in sources
-        ])  # fmt: skip
-        observed = experts.mask[:, sources].t()  # [sources, B]
-        mus, logvars = (torch.stack([t[m] for m in sources]) for t in (experts.mu, experts.logvar))
-        kl = over_sources(self._divergence(mus, logvars), observed)
-        ll = {name: over_sources(score, observed) for name, score in self.scores(batch, z).items()}
-        return output(beta * self.paid(kl) - self.weighted(ll), kl, ll)
+        mu, logvar = experts.stacked()
+        z = functional.reparameterize(abreast(mu), abreast(logvar), seed=seed)
+        kl = over_sources(self._divergence(mu, logvar), experts.mask.t())
+        z, observed = batch.of_present(apart(z, len(self.modalities))), batch.of_present(experts.mask.t())
+        ll = over_sources(self.scores(batch, z), observed)
+        fit = self.weighted(batch, ll, lambda there: over_sources(there[:, None].expand(-1, *observed.shape), observed))
+        return self.output(batch, beta * self.paid(kl) - fit.sum(), kl, ll)

@@ -16,10 +16,10 @@ from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.modalities.networks import mlp
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import Latents, MultimodalVAE, layer_sizes, mean, output, positive
+from mmvae_fast.models.base import Latents, MultimodalVAE, layer_sizes, over_sources, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.hierarchy import at, log_density, log_density_at, noise
+from mmvae_fast.models.hierarchy import at, in_parts, log_density, log_density_at, noise
 from mmvae_fast.models.outputs import Output, Posterior
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.models.subsets import MOST, bitmasks
@@ -139,14 +139,13 @@ class MHVAE(MultimodalVAE):
         z, kl = draw(self.levels, Posterior(top.mu, top.logvar)), top.kl
         for q, p, latent in self._descend(features, z, mask, draw):
             z, kl = latent, kl + functional.gaussian_kl(*q, *p)
-        count = top.available.sum(0).clamp(min=1)
 
         def average(values: Tensor) -> Tensor:  # over rows and their subsets
-            return mean(torch.where(top.available, values, 0.0).sum(0) / count)
+            return over_sources(values, top.available)
 
-        ll = {name: average(score) for name, score in self.scores(batch, z).items()}
-        divergence = average(kl)
-        return output(beta * self.paid(divergence) - self.weighted(ll), divergence, ll)
+        ll, divergence = average(self.scores(batch, z)), average(kl)
+        fit = self.weighted(batch, ll, lambda there: average(there[:, None].expand(-1, *top.available.shape)))
+        return self.output(batch, beta * self.paid(divergence) - fit.sum(), divergence, ll)
 
     def _features(
         self, batch: Batch, experts: Experts
@@ -199,7 +198,7 @@ class MHVAE(MultimodalVAE):
         below = self._descend(features, top.mu, experts.mask, lambda level, q: q.mu)
         return below[-1].q if below else top
 
-    def propose(self, batch: Batch, n_samples: int, seed: Tensor) -> tuple[Latents, Tensor]:
+    def propose(self, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> tuple[Latents, Tensor]:
         experts = self._experts(batch)
         features, tops = self._features(batch, experts)
         top = Posterior(*functional.product_of_experts(*tops, experts.mask))
@@ -207,9 +206,16 @@ class MHVAE(MultimodalVAE):
             level: noise(batch.rows, self.latent_dim, n_samples, branch(seed, level), self.dtype)
             for level in range(1, self.levels + 1)
         }
+        parts = [self._weigh(features, top, experts.mask, of) for of in in_parts(eps, chunk)]
+        return torch.cat([z for z, _ in parts]), torch.cat([w for _, w in parts])
+
+    def _weigh(
+        self, features: Mapping[int, list[Tensor]], top: Posterior, mask: Tensor, eps: Mapping[int, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """z_1 [K, B, D] as noise by level makes it, and log p - log q of all levels, [K, B]."""
         z = at(top, eps[self.levels])
         log_weights = log_density(_standard(top), z) - log_density_at(top, eps[self.levels])
-        mask = experts.mask.expand(n_samples, -1, -1)
+        mask = mask.expand(z.shape[0], -1, -1)
         below = self._descend(features, z, mask, lambda level, q: at(q, eps[level]))
         for level, (q, p, latent) in zip(range(self.levels - 1, 0, -1), below, strict=True):
             z, log_weights = latent, log_weights + log_density(p, latent) - log_density_at(q, eps[level])

@@ -36,19 +36,22 @@ class MMJSD(MultimodalVAE):
         return fusion.Mixture()
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
-        singles = [1 << m for m in range(len(self.modalities))]
-        z = functional.mopoe_sample_kl(
-            experts.mu, experts.logvar, experts.mask, subsets=singles, prior="none", seed=seed
-        ).z
-        return self.elbo(batch, z, self._divergence(experts), beta)
+        mu, logvar, mask = self._compared(experts)
+        singles = [1 << m for m in range(1, mask.shape[1])]
+        z = functional.mopoe_sample_kl(mu, logvar, mask, subsets=singles, prior="none", seed=seed).z
+        return self.elbo(batch, z, self._divergence(mu, logvar, mask), beta)
 
-    def _divergence(self, experts: Experts) -> Tensor:
+    def _compared(self, experts: Experts) -> tuple[Tensor, Tensor, Tensor]:
+        """What JS compares, mu and logvar [1 + M, B, D] and mask [B, 1 + M]: the prior, which every row has, and the
+        experts."""
+        prior, always = torch.zeros_like(experts.mu[0]), torch.ones_like(experts.mask[:, :1])
+        mask = torch.cat([always, experts.mask], 1)
+        return *Experts([prior, *experts.mu], [prior, *experts.logvar], mask).stacked(), mask
+
+    def _divergence(self, mu: Tensor, logvar: Tensor, mask: Tensor) -> Tensor:
         """JS of every row, [B]."""
-        count = experts.mask.sum(1) + 1
-        f_mu, f_logvar = functional.product_of_experts(experts.mu, experts.logvar, experts.mask, prior=True)
+        f_mu, f_logvar = functional.product_of_experts(mu, logvar, mask, prior=False)
+        count = mask.sum(1)
         f_logvar = f_logvar + count[:, None].to(f_logvar.dtype).log()  # the mean, not the sum, of the precisions
-        observed = experts.mask.t()[..., None]
-        mu, logvar = (torch.where(observed, torch.stack(t), 0.0) for t in (experts.mu, experts.logvar))
-        to_f = torch.where(observed[..., 0], functional.gaussian_kl(mu, logvar, f_mu, f_logvar), 0.0)  # [M, B]
-        prior = torch.zeros_like(f_mu)
-        return (to_f.sum(0) + functional.gaussian_kl(prior, prior, f_mu, f_logvar)) / count
+        to_f = torch.where(mask.t(), functional.gaussian_kl(mu, logvar, f_mu, f_logvar), 0.0)  # [1 + M, B]
+        return to_f.sum(0) / count

@@ -15,16 +15,14 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output, over_sources, positive
+from mmvae_fast.models.base import MultimodalVAE, mean, no_free_bits, over_sources, positive
 from mmvae_fast.models.batch import Batch
-from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.importance import dreg, iwae
+from mmvae_fast.models.experts import Experts, abreast, apart
+from mmvae_fast.models.importance import CONSTANT_Q, ESTIMATORS, estimate
 from mmvae_fast.models.outputs import MixturePosterior, Output
 from mmvae_fast.models.priors import Clusters, LearnedScale
-from mmvae_fast.models.seeds import branch
-from mmvae_fast.reference import seed_tensor
 
-FAMILIES, ESTIMATORS = ("laplace", "normal"), ("dreg", "iwae")
+FAMILIES = ("laplace", "normal")
 
 
 class MMVAE(MultimodalVAE):
@@ -36,12 +34,16 @@ class MMVAE(MultimodalVAE):
     M K B latents in one call. ``kl`` and ``log_likelihood`` of the output are means over m and k.
 
     Args:
-        n_samples: K; 20 or 30 in the paper.
+        n_samples: K; 20 or 30 in the paper. A step costs K decodings of every modality from every other; 10, the K
+            of MMVAE+, costs a third of that.
         family: of the experts and the prior: "laplace" (the paper's choice; an encoder's logvar is then 2 log scale)
-            or "normal".
-        estimator: of the gradient: "dreg" (doubly reparameterised, the paper's) or "iwae" (plain).
+            or "normal". The authors' encoders end in a softmax over dimensions that gives the scales; ours need not.
+        estimator: of the gradient: "dreg" (doubly reparameterised, the paper's), "iwae" (plain) or "stl" (sticking the
+            landing; see :func:`mmvae_fast.models.importance.stl`). With more than one modality in a row and K > 1
+            "dreg" is biased, as the paper's is: its weights hold the mixture, its samples come from one expert
+            (:func:`mmvae_fast.models.importance.dreg`).
         tight: the tighter bound; it lets modalities that explain all data better take over.
-        learned_prior: whether the prior's scales are learned (their mean stays 1).
+        learned_prior: whether the prior's scales are learned (their mean stays 1); an option of the authors' code, too.
 
     ``encode`` gives a :class:`MixturePosterior`. See :class:`MultimodalVAE` for the other arguments.
     """
@@ -68,6 +70,7 @@ class MMVAE(MultimodalVAE):
             raise ValueError(f"estimator is {estimator!r}, expected one of {ESTIMATORS}")
         self.__dict__["family"] = family  # before the module exists, which makes its fusion
         super().__init__(modalities, latent_dim, **options)
+        no_free_bits(self)
         self.n_samples, self.estimator, self.tight, self.learned_prior = n_samples, estimator, tight, learned_prior
         self.prior = LearnedScale(latent_dim, family, learned_prior)
 
@@ -82,37 +85,37 @@ class MMVAE(MultimodalVAE):
         return MixturePosterior(mus, logvars, mask, self.family, self.prior)
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
-        seed = seed_tensor(seed, device=self.device)
-        sources = [m for m, name in enumerate(self.modalities) if name in batch.data]
-        samples = [self._draw(experts.mu[m], experts.logvar[m], branch(seed, m)) for m in sources]
-        z = torch.cat(samples) if self.tight else torch.stack(samples, 1)  # [K sources, B, D], or [K, sources, B, D]
-        # [K, sources, B]
-        divergence = self._log_q(z, experts.mu, experts.logvar, experts.mask) - self.prior.log_prob(z)
-        scores = self.scores(batch, z)
-        log_weights = sum(self.likelihood_weights[name] * score for name, score in scores.items()) - beta * divergence
-
-        observed = experts.mask[:, sources].t()  # [sources, B]
+        mu, logvar = experts.stacked()
+        z = self._draw_each(batch, mu, logvar, seed)  # [K, sources, B, D]
         if self.tight:
-            bound = mean(self._bound(log_weights, z, observed.repeat_interleave(self.n_samples, 0)))
+            z = z.transpose(0, 1).flatten(0, 1)  # [sources K, B, D]
+        divergence = self._log_q(z, mu, logvar, experts.mask) - self.prior.log_prob(z)  # [K, sources, B]
+        scores = self.scores(batch, z)
+        log_weights = self.weighted(batch, scores).sum(0) - beta * divergence
+
+        observed = batch.of_present(experts.mask.t())  # [sources, B]
+        if self.tight:
+            counted = observed.repeat_interleave(self.n_samples, 0)
+            bound = mean(estimate(self.estimator, log_weights, z, beta, counted))
         else:
-            bound = over_sources(self._bound(log_weights, z), observed)
+            bound = over_sources(estimate(self.estimator, log_weights, z, beta), observed)
 
         def average(values: Tensor) -> Tensor:  # over rows, their observed sources, and samples
-            of_sources = values.unflatten(0, (len(sources), -1)).mean(1) if self.tight else values.mean(0)
-            return over_sources(of_sources, observed)
+            of_sources = values.unflatten(-2, (len(observed), -1)) if self.tight else values.transpose(-3, -2)
+            return over_sources(of_sources.mean(-2), observed)
 
-        loss = -bound - self.likelihood_weights.normalizer(scores)
-        return output(loss, average(divergence), {name: average(score) for name, score in scores.items()})
+        return self.output(batch, -bound, average(divergence), average(scores))
 
-    def _draw(self, mu: Tensor, logvar: Tensor, seed: Tensor) -> Tensor:
+    def _draw_each(self, batch: Batch, mu: Tensor, logvar: Tensor, seed: int | Tensor | None) -> Tensor:
+        """K samples of the experts [M, B, D] of what is in the batch, [K, sources, B, D]."""
+        drawn = apart(self._draw(abreast(mu), abreast(logvar), seed), len(mu))
+        return batch.of_present(drawn, 1)
+
+    def _draw(self, mu: Tensor, logvar: Tensor, seed: int | Tensor | None) -> Tensor:
         return functional.reparameterize(mu, logvar, self.n_samples, family=self.family, seed=seed)
 
-    def _log_q(self, z: Tensor, mus: list[Tensor], logvars: list[Tensor], mask: Tensor) -> Tensor:
-        """The density in the log weights, of constant parameters if the estimator is DReG."""
-        scales = [torch.exp(0.5 * logvar) for logvar in logvars]
-        if self.estimator == "dreg":
-            mus, scales = [mu.detach() for mu in mus], [scale.detach() for scale in scales]
-        return functional.mixture_log_prob(z, mus, scales, mask, family=self.family)
-
-    def _bound(self, log_weights: Tensor, z: Tensor, counted: Tensor | None = None) -> Tensor:
-        return iwae(log_weights, counted) if self.estimator == "iwae" else dreg(log_weights, z, counted)
+    def _log_q(self, z: Tensor, mu: Tensor, logvar: Tensor, mask: Tensor) -> Tensor:
+        """The density in the log weights of experts [M, B, D], with constant parameters if estimated by DReG or STL."""
+        if self.estimator in CONSTANT_Q:
+            mu, logvar = mu.detach(), logvar.detach()
+        return functional.mixture_log_prob(z, mu, torch.exp(0.5 * logvar), mask, family=self.family)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import output, over_sources
+from mmvae_fast.models.base import over_sources
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.importance import iwae, normalized, weigh_gradient
+from mmvae_fast.models.importance import estimate, normalized, weigh_gradient
 from mmvae_fast.models.mmvae import MMVAE
-from mmvae_fast.models.outputs import Output, Posterior
+from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
 from mmvae_fast.models.priors import LearnedScale
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import seed_tensor
@@ -48,7 +48,8 @@ class MMVAEPlus(MMVAE):
             give, and decoders take, D + P.
         n_samples: K; 10 or 1 in the paper, with beta 2.5 on PolyMNIST.
         family: of experts and priors: "laplace" (the paper's; an encoder's logvar is then 2 log scale) or "normal".
-        estimator: of the gradient: "dreg" (doubly reparameterised, in u and w) or "iwae" (plain).
+        estimator: of the gradient: "dreg" (doubly reparameterised, in u and w; biased as :class:`MMVAE`'s), "iwae"
+            (plain) or "stl" (sticking the landing, in u and w; see :func:`mmvae_fast.models.importance.stl`).
         learned_prior: whether the scales of p(u) are learned (their mean stays 1).
         generate_from: where draws of w come from: "prior", p(w_m), as in the paper; or "auxiliary", r_m.
 
@@ -96,27 +97,27 @@ class MMVAEPlus(MMVAE):
         seed = seed_tensor(seed, device=self.device)
         names = list(self.modalities)
         sources = [m for m, name in enumerate(names) if name in batch.data]
-        u = [self._draw(experts.mu[m], experts.logvar[m], branch(seed, m)) for m in sources]
+        mu, logvar = experts.stacked()
+        z = self._draw_each(batch, mu, logvar, seed)  # [K, sources, B, D]
         w = {name: self._draw(*q, self._private_seed(seed, name)) for name, q in experts.private.items()}
-        z = torch.stack(u, 1)  # [K, sources, B, D]
-        divergence = self._log_q(z, experts.mu, experts.logvar, experts.mask) - self.prior.log_prob(z)
-        divergence = divergence + torch.stack([self._private_divergence(m, w, experts) for m in sources], 1)
-        scores = {name: self.score(batch, name, self._latents(name, sources, z, w, seed)) for name in batch.data}
-        log_weights = sum(self.likelihood_weights[name] * score for name, score in scores.items()) - beta * divergence
-        if self.estimator == "iwae":
-            bound = iwae(log_weights)
+        divergence = self._log_q(z, mu, logvar, experts.mask) - self.prior.log_prob(z)
+        if w:
+            divergence = divergence + torch.stack([self._private_divergence(m, w, experts) for m in sources], 1)
+        scores = self.scores(batch, {name: self._latents(name, sources, z, w, seed) for name in batch.data})
+        log_weights = self.weighted(batch, scores).sum(0) - beta * divergence
+        if self.estimator != "dreg":
+            bound = estimate(self.estimator, log_weights, z, beta)
         else:
             weights = normalized(log_weights)  # [K, sources, B]
             bound = (weights * log_weights).sum(0)
+            weigh_gradient(z, weights, beta)
             for i, m in enumerate(sources):
-                for latent in (u[i], w.get(names[m])):
-                    if latent is not None:
-                        weigh_gradient(latent, weights[:, i])
+                if names[m] in w:
+                    weigh_gradient(w[names[m]], weights[:, i], beta)
 
-        observed = torch.stack([experts.mask[:, m] for m in sources])  # [sources, B]
-        loss = -over_sources(bound, observed) - self.likelihood_weights.normalizer(scores)
-        ll = {name: over_sources(score.mean(0), observed) for name, score in scores.items()}
-        return output(loss, over_sources(divergence.mean(0), observed), ll)
+        observed = batch.of_present(experts.mask.t())  # [sources, B]
+        ll = over_sources(scores.mean(1), observed)
+        return self.output(batch, -over_sources(bound, observed), over_sources(divergence.mean(0), observed), ll)
 
     def _private_divergence(self, m: int, w: Mapping[str, Tensor], experts: Experts) -> Tensor:
         """log q_m(w_m) - log p(w_m) of a source's own private latent, [K, B]."""
@@ -124,7 +125,7 @@ class MMVAEPlus(MMVAE):
         if name not in w:
             return experts.mu[m].new_zeros(self.n_samples, experts.mask.shape[0])
         q = experts.private[name]
-        log_q = self._log_q(w[name], [q.mu], [q.logvar], experts.mask[:, m : m + 1])
+        log_q = self._log_q(w[name], q.mu[None], q.logvar[None], experts.mask[:, m : m + 1])
         return log_q - self.private_priors[name].log_prob(w[name])
 
     def _latents(self, name: str, sources: list[int], z: Tensor, w: Mapping[str, Tensor], seed: Tensor) -> Tensor:
@@ -144,6 +145,10 @@ class MMVAEPlus(MMVAE):
     def prior_private(self, name: str, n: int, seed: Tensor) -> Tensor:
         priors = self.private_priors if self.generate_from == "prior" else self.auxiliary_priors
         return priors[name].sample(n, self._private_seed(seed, name))
+
+    def _private_posterior(self, name: str, experts: Experts) -> MixturePosterior:
+        mu, logvar, observed = self._private_expert(name, experts)
+        return MixturePosterior([mu], [logvar], observed, self.family, self.private_priors[name])
 
     def _propose_private(self, q: Posterior, name: str, n_samples: int, seed: Tensor) -> tuple[Tensor, Tensor]:
         w = functional.reparameterize(q.mu, q.logvar, n_samples, family=self.family, seed=seed)

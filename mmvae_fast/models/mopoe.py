@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, means, number, output
+from mmvae_fast.models.base import MultimodalVAE, mean, number
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output
@@ -31,13 +31,13 @@ class MoPoE(MultimodalVAE):
     PolyMNIST). ``encode`` gives the product of everything observed.
 
     With ``private_dim`` it is the paper's factorised variant: every modality is decoded from z and a private latent of
-    its own, w_m ~ q_m(w|x_m), and the loss has beta_private * sum_m KL(q_m(w) || N(0, I)) more, over the modalities the
-    row has. ``beta`` does not multiply it, nor does its warm-up; ``kl`` of the output counts it in full.
+    its own, w_m ~ q_m(w|x_m), and the loss has beta * beta_private * sum_m KL(q_m(w) || N(0, I)) more, over the
+    modalities the row has, as in the authors' code; ``kl`` of the output counts it in full.
 
     Args:
         subsets: lists of modality names; None is all 2^M - 1 subsets, of at most 16 modalities.
         private_dim: P, dimensions of w_m: one number, or by modality; encoders give, and decoders take, D + P.
-        beta_private: weight of the private latents' KL divergences.
+        beta_private: weight of the private latents' KL divergences, beside ``beta``.
 
     See :class:`MultimodalVAE` for the other arguments.
     """
@@ -76,9 +76,10 @@ class MoPoE(MultimodalVAE):
         )
         private = {name: self.sample_private(name, experts, seed) for name in experts.private}
         latents = {name: torch.cat([z, private[name].z], -1) if name in private else z for name in batch.data}
-        ll = means(self.scores(batch, latents))
+        ll = mean(self.scores(batch, latents))
         divergence, private_kl = mean(kl), [mean(q.kl) for q in private.values()]
-        loss = beta * self.paid(divergence) - self.weighted(ll)
+        paid = self.paid(divergence)
         if private_kl:
-            loss = loss + self.beta_private * sum(self.paid(own) for own in private_kl)
-        return output(loss, sum(private_kl, start=divergence), ll)
+            paid = paid + self.beta_private * sum(self.paid(own) for own in private_kl)
+        loss = beta * paid - self.weighted(batch, ll, mean).sum()
+        return self.output(batch, loss, sum(private_kl, start=divergence), ll)

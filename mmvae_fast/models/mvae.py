@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, means, output
+from mmvae_fast.models.base import MultimodalVAE, mean
 from mmvae_fast.models.batch import Batch
-from mmvae_fast.models.experts import Experts
+from mmvae_fast.models.experts import Experts, abreast, apart
 from mmvae_fast.models.outputs import Output
-from mmvae_fast.models.seeds import branch
+from mmvae_fast.models.seeds import branch, of_all_rows
 from mmvae_fast.reference import philox_normal, seed_tensor
 
 
@@ -65,37 +65,34 @@ class MVAE(MultimodalVAE):
         return fusion.Product(prior=True)
 
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
-        mus, logvars = experts.mu, experts.logvar
-        count = len(self.modalities)
-        seed = seed_tensor(seed, device=self.device)
-        members = self._random_subsets(branch(seed, -1))
-        joint = functional.poe_sample_kl(mus, logvars, batch.mask, seed=seed)
-        random = [
-            functional.poe_sample_kl(mus, logvars, batch.mask & chosen, seed=branch(seed, count + 1 + i))
-            for i, chosen in enumerate(members)
-        ]
-        joint_kl = mean(joint.kl)
-        total_kl = sum((self.paid(mean(r.kl)) for r in random), start=self.paid(joint_kl))
-        joint_scores, total_scores = {}, {}
-        for m, name in enumerate(self.modalities):
-            if name not in batch.data:
-                continue
-            latents = [joint.z, *(r.z for r in random)]
-            if count > 1:  # a single modality's own ELBO is the joint one
-                own = functional.poe_sample_kl(
-                    [mus[m]], [logvars[m]], batch.mask[:, m : m + 1], seed=branch(seed, 1 + m)
-                )
-                total_kl = total_kl + self.paid(mean(own.kl))
-                latents.append(own.z)
-            scores = self.score(batch, name, torch.stack(latents))  # [sets, B]
-            if random:
-                always = members.new_ones(1)
-                scores = torch.where(torch.cat([always, members[:, m], always])[:, None], scores, 0.0)
-            joint_scores[name], total_scores[name] = scores[0].detach(), scores.sum(0)
-        return output(beta * total_kl - self.weighted(means(total_scores)), joint_kl, means(joint_scores))
+        seed, count = seed_tensor(seed, device=self.device), len(self.modalities)
+        mu, logvar = experts.stacked()
+        joint = functional.poe_sample_kl(mu, logvar, batch.mask, seed=seed)
+        z, kl = [joint.z.expand(count, -1, -1)], [joint.kl[None]]  # of every ELBO: [M, B, D] and [ELBOs, B]
+        if count > 1:  # a single modality's own ELBO is the joint one
+            own = functional.poe_sample_kl([abreast(mu)], [abreast(logvar)], seed=branch(seed, 1))
+            own_z, own_mu, own_logvar = (apart(t, count) for t in own[:3])
+            z.append(own_z)
+            kl.append(torch.where(batch.mask.t(), functional.gaussian_kl(own_mu, own_logvar), 0.0))
+        members = self._random_subsets(of_all_rows(branch(seed, -1)))
+        for i, chosen in enumerate(members):
+            random = functional.poe_sample_kl(mu, logvar, batch.mask & chosen, seed=branch(seed, 2 + i))
+            z.append(random.z.expand(count, -1, -1))
+            kl.append(random.kl[None])
+        kls = mean(torch.cat(kl))
+        latents = dict(zip(self.modalities, torch.stack(z, 1).unbind(), strict=True))  # [sets, B, D]
+        ll = mean(self.scores(batch, latents))  # [scored, sets]: all, each one alone, random ones
+        fit = self.weighted(batch, ll, mean)
+        if len(members):  # what is not in a set does not count there
+            included = torch.cat([members.new_ones(count, 2), members.t()], 1)
+            fit = torch.where(batch.of_present(included), fit, 0.0)
+        return self.output(batch, beta * self.paid(kls).sum() - fit.sum(), kls[0], ll[:, 0])
 
     def _random_subsets(self, seed: Tensor) -> Tensor:
-        """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device."""
+        """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device.
+
+        Each set, in the order of their bitmasks, has a normal, of the dimension of its place; the k largest draw.
+        """
         if not (self.training and self.n_random_subsets):
             return self._pool[:0]
         keys = philox_normal(seed, 1, len(self._pool), device=self.device)[0]

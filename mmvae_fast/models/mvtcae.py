@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, means, number, output
+from mmvae_fast.models.base import MultimodalVAE, mean, number
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.outputs import Output
@@ -62,8 +62,7 @@ class MVTCAE(MultimodalVAE):
         count = experts.mask.sum(1).clamp(min=1).to(q.kl.dtype)
         share = (count - self.alpha) / count
         scores = self.scores(batch, q.z)
-        ll = means(scores)
         kl, conditional = mean(q.kl), mean(q.expert_kl.sum(0) / count)
-        fit = self.weighted(means({name: share * score for name, score in scores.items()}))
+        fit = mean(share * self.weighted(batch, scores).sum(0))
         loss = beta * ((1 - self.alpha) * self.paid(kl) + self.alpha * conditional) - fit
-        return output(loss, kl, ll)
+        return self.output(batch, loss, kl, mean(scores))

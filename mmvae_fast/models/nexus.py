@@ -17,10 +17,10 @@ from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.modalities.networks import mlp
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import Latents, MultimodalVAE, layer_sizes, mean, means, number, output
+from mmvae_fast.models.base import Latents, MultimodalVAE, layer_sizes, mean, number
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.hierarchy import at, log_density_at, noise
+from mmvae_fast.models.hierarchy import at, in_parts, log_density_at, noise
 from mmvae_fast.models.outputs import Output, Posterior
 from mmvae_fast.models.priors import StandardNormal
 from mmvae_fast.models.seeds import branch
@@ -45,7 +45,8 @@ class Nexus(MultimodalVAE):
     latent. ``kl`` of the output is that of the whole hierarchy, log q(z, z_1..M | x) - log p(z, z_1..M), estimated at
     the step's sample, so that ``elbo`` bounds what :meth:`log_likelihood` estimates.
 
-    The paper also fits the scale of one modality's p(z_m | z) to the batch; here it is a constant.
+    The paper has weights beta_m of the single latents' divergences and one more of the top's; here one ``beta`` weighs
+    both levels. The paper also fits the scale of one modality's p(z_m | z) to the batch; here it is a constant.
 
     Args:
         modality_dim: size of the z_m, one or by modality; ``latent_dim`` unless told.
@@ -119,14 +120,14 @@ class Nexus(MultimodalVAE):
         def of_rows(name: str, values: Tensor) -> Tensor:
             return mean(torch.where(there[name], values, 0.0))
 
-        ll = means(self.scores(batch, z))
+        ll = mean(self.scores(batch, z))
         fit = {name: of_rows(name, self._log_below(name, value, above)) for name, value in fixed.items()}
         kls = [mean(functional.gaussian_kl(*top))]
         kls += [of_rows(name, functional.gaussian_kl(*q)) for name, q in bottom.items()]
         top_fit = sum(self.gamma[name] * value for name, value in fit.items())
-        loss = beta * sum(self.paid(kl) for kl in kls) - self.weighted(ll) - top_fit
+        loss = beta * sum(self.paid(kl) for kl in kls) - self.weighted(batch, ll, mean).sum() - top_fit
         entropy = sum(of_rows(name, 0.5 * (q.logvar + 1 + _LOG_2PI).sum(-1)) for name, q in bottom.items())
-        return output(loss, kls[0] - entropy - sum(fit.values()), ll)
+        return self.output(batch, loss, kls[0] - entropy - sum(fit.values()), ll)
 
     def _bottom(self, batch: Batch, experts: Experts) -> tuple[dict[str, Posterior], dict[str, Tensor]]:
         """q(z_m | x_m) of what is in the batch, and which rows have it."""
@@ -184,18 +185,29 @@ class Nexus(MultimodalVAE):
     def with_prior_private(self, name: str, z: Tensor, seed: Tensor) -> Tensor:
         return self.top_decoders[name](z)
 
-    def propose(self, batch: Batch, n_samples: int, seed: Tensor) -> tuple[Latents, Tensor]:
+    def propose(self, batch: Batch, n_samples: int, seed: Tensor, chunk: int) -> tuple[Latents, Tensor]:
         bottom, there = self._bottom(batch, self._experts(batch))
+        dims: dict[str | None, int] = {name: q.mu.shape[1] for name, q in bottom.items()} | {None: self.latent_dim}
+        order = [*self.modalities, None]  # None: the latent above
         eps = {
-            name: noise(batch.rows, bottom[name].mu.shape[1], n_samples, branch(seed, m), self.dtype)
-            for m, name in enumerate(self.modalities)
-            if name in bottom
+            name: noise(batch.rows, dim, n_samples, branch(seed, order.index(name)), self.dtype)
+            for name, dim in dims.items()
         }
+        parts = [self._weigh(batch, bottom, there, of) for of in in_parts(eps, chunk)]
+        return {name: torch.cat([z[name] for z, _ in parts]) for name in bottom}, torch.cat([w for _, w in parts])
+
+    def _weigh(
+        self,
+        batch: Batch,
+        bottom: Mapping[str, Posterior],
+        there: Mapping[str, Tensor],
+        eps: Mapping[str | None, Tensor],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The latents z_m [K, B, D_m] that noise makes, and log p(z, z_1..M) - log q(z, z_1..M | x), [K, B]."""
         z = {name: at(q, eps[name]) for name, q in bottom.items()}
         top = self._top(z, batch.mask)
-        eps_above = noise(batch.rows, self.latent_dim, n_samples, branch(seed, len(self.modalities)), self.dtype)
-        above = at(top, eps_above)
-        log_weights = self.prior.log_prob(above) - log_density_at(top, eps_above)
+        above = at(top, eps[None])
+        log_weights = self.prior.log_prob(above) - log_density_at(top, eps[None])
         for name, q in bottom.items():
             log_ratio = self._log_below(name, z[name], above) - log_density_at(q, eps[name])
             log_weights = log_weights + torch.where(there[name], log_ratio, 0.0)

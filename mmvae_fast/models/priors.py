@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -51,10 +52,11 @@ class LearnedScale(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """z [..., D] -> [...], nats."""
-        scale = self.scale
-        if self.family == "laplace":
-            return -(z.abs() / scale).sum(-1) - scale.log().sum() - self.dim * math.log(2)
-        return -0.5 * (z / scale).square().sum(-1) - scale.log().sum() - 0.5 * self.dim * math.log(2 * math.pi)
+        dtype = torch.promote_types(z.dtype, self.logits.dtype)
+        rows = z.to(dtype).reshape(-1, 1, self.dim)  # of one row each: the scales are the same for all
+        scale = self.scale.to(dtype)[None]
+        log_p = functional.mixture_log_prob(rows, [torch.zeros_like(scale)], [scale], family=self.family)
+        return log_p.reshape(z.shape[:-1])
 
     @property
     def mean(self) -> Tensor:
@@ -94,6 +96,15 @@ class Clusters(nn.Module):
             self.log_scale = nn.Parameter(torch.zeros(count, dim))
         else:
             self.register_buffer("log_scale", torch.zeros(count, dim))
+
+    def only(self, places: Tensor) -> Clusters:
+        """A copy with some of the clusters, [C'] their places; the weights keep their proportions."""
+        kept = copy.deepcopy(self)
+        for name, p in self.named_parameters():
+            setattr(kept, name, nn.Parameter(p.detach()[places].clone(), p.requires_grad))
+        for name, b in self.named_buffers():
+            setattr(kept, name, b[places].clone())
+        return kept
 
     @property
     def weights(self) -> Tensor:

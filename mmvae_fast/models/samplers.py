@@ -58,6 +58,7 @@ class GaussianMixtureSampler(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """z [..., D] -> [...], nats."""
+        _check_latents(z, self.means)
         difference = (z.unsqueeze(-2) - self.means).unsqueeze(-1)  # [..., C, D, 1]
         standard = torch.linalg.solve_triangular(self.factors, difference, upper=False).squeeze(-1)
         log_det = self.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -110,6 +111,7 @@ class FlowSampler(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """z [..., D] -> [...], nats."""
+        _check_latents(z, self.shift)
         return self.flow.log_prob((z - self.shift) / self.scale) - self.scale.log().sum()
 
     @torch.no_grad()
@@ -117,6 +119,16 @@ class FlowSampler(nn.Module):
         """[n, D]; a row's draw depends on seed and row alone."""
         seed = seed_tensor(seed, device=self.shift.device)
         return self.flow.sample(n, seed) * self.scale + self.shift
+
+
+def _check_latents(z: Tensor, like: Tensor) -> None:
+    """z [..., D] in the type of the sampler's own tensors [..., D]."""
+    if z.dim() < 1 or z.shape[-1] != like.shape[-1]:
+        raise ValueError(
+            f"log_prob: z has shape {list(z.shape)}, expected [..., {like.shape[-1]}] like the latents fitted"
+        )
+    if z.dtype != like.dtype:
+        raise TypeError(f"log_prob: z is {z.dtype}, expected {like.dtype} like the sampler; convert it with z.to(...)")
 
 
 Sampler = GaussianMixtureSampler | FlowSampler
@@ -127,7 +139,8 @@ def fit_sampler(z: Tensor, kind: str = "gmm", *, seed: int = 0, n_components: in
     """A sampler of one kind fitted to latents [N, D], for ``model.sample(n, prior=sampler)``.
 
     Args:
-        z: draws of the posteriors of training data (``model.encode(batch).sample(seed=0)``), or their means.
+        z: draws of the posteriors of training data (``model.encode(batch).sample(seed=0)``), or their means. The
+            sampler computes in their type, for half types in float32.
         kind: "gmm" (scikit-learn; extra ``demo``), "maf" or "iaf".
         seed: of the fit. Global random generators are left as they were.
         n_components: of the mixture.
@@ -142,13 +155,14 @@ def fit_sampler(z: Tensor, kind: str = "gmm", *, seed: int = 0, n_components: in
         raise ValueError(f"fit_sampler: z has shape {list(z.shape)}, expected finite latents [N, D], N at least 2")
     if kind not in KINDS:
         raise ValueError(f"fit_sampler: kind is {kind!r}, expected one of {KINDS}")
+    dtype = torch.promote_types(z.dtype, torch.float32)
     if kind == "gmm":
         if len(z) < n_components:
             raise ValueError(f"fit_sampler: got {len(z)} latents, expected at least n_components = {n_components}")
-        return GaussianMixtureSampler(n_components, z.shape[1]).to(z.device).fit(z, seed=seed, **options)
+        return GaussianMixtureSampler(n_components, z.shape[1]).to(z.device, dtype).fit(z, seed=seed, **options)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return FlowSampler(kind, z.shape[1]).to(z.device).fit(z, seed=seed, **options).eval()
+        return FlowSampler(kind, z.shape[1]).to(z.device, dtype).fit(z, seed=seed, **options).eval()
 
 
 def save_sampler(sampler: Sampler, folder: str | os.PathLike) -> Path:
@@ -173,7 +187,8 @@ def load_sampler(folder: str | os.PathLike) -> Sampler:
     try:
         kind = config.pop("kind")
         sampler: Sampler = GaussianMixtureSampler(**config) if kind == "gmm" else FlowSampler(kind, **config)
-        sampler.load_state_dict(checkpoint.unpack(folder / WEIGHTS))
-    except (KeyError, TypeError, RuntimeError) as error:
+        weights = checkpoint.unpack(folder / WEIGHTS)
+        sampler.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError, StopIteration) as error:
         raise ValueError(f"{folder}: does not hold a sampler: {error}") from error
     return sampler.eval()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import mean, output
+from mmvae_fast.models.base import mean
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.joint import TwoStageVAE
@@ -64,14 +64,14 @@ class TELBO(TwoStageVAE):
         self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None
     ) -> Output:
         seed = seed_tensor(seed, device=self.device)
-        ll, kls = {}, []
+        scores, kls = [], []
         for m, name in enumerate(self.modalities):
             if name in batch.data:
                 q = functional.poe_sample_kl(
                     [experts.mu[m]], [experts.logvar[m]], batch.mask[:, m : m + 1], prior=False, seed=branch(seed, m)
                 )
-                ll[name] = mean(self.score(batch, name, q.z))
-                kls.append(mean(q.kl))
-        fit = self.weighted(ll) if self.gamma is None else self.gamma(ll)
-        paid = torch.stack([self.paid(kl) for kl in kls]).sum()
-        return output(beta * paid - fit, torch.stack(kls).sum(), ll)
+                scores.append(self.score(batch, name, q.z))
+                kls.append(q.kl)
+        ll, kl = mean(torch.stack(scores)), mean(torch.stack(kls))
+        loss = beta * self.paid(kl).sum() - self.weighted(batch, ll, mean, self.gamma).sum()
+        return self.output(batch, loss, kl.sum(), ll)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import fusion
-from mmvae_fast.models.base import MultimodalVAE, mean, output, positive
+from mmvae_fast.models.base import MultimodalVAE, mean, no_free_bits, positive
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
-from mmvae_fast.models.importance import dreg, iwae
+from mmvae_fast.models.importance import CONSTANT_Q, ESTIMATORS, estimate
 from mmvae_fast.models.outputs import Output
 
 
@@ -56,7 +56,8 @@ class IWAE(VAE):
 
     Args:
         n_samples: K; 50 in the paper.
-        estimator: of the gradient: "iwae" (plain) or "dreg" (doubly reparameterised, Tucker et al. 2019).
+        estimator: of the gradient: "iwae" (plain), "dreg" (doubly reparameterised, Tucker et al. 2019) or "stl"
+            (sticking the landing, Roeder et al. 2017; unbiased only for K = 1, the ELBO).
 
     ``kl`` and ``log_likelihood`` of the output are means over the samples. See :class:`MultimodalVAE` for the other
     arguments.
@@ -72,9 +73,10 @@ class IWAE(VAE):
         **options: Any,
     ) -> None:
         super().__init__(modalities, latent_dim, **options)
+        no_free_bits(self)
         positive("n_samples", n_samples)
-        if estimator not in ("iwae", "dreg"):
-            raise ValueError(f"estimator is {estimator!r}, expected 'iwae' or 'dreg'")
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator is {estimator!r}, expected one of {ESTIMATORS}")
         self.n_samples, self.estimator = n_samples, estimator
 
     def options(self) -> dict[str, Any]:
@@ -83,14 +85,13 @@ class IWAE(VAE):
     def objective(self, batch: Batch, experts: Experts, *, beta: float | Tensor, seed: int | Tensor | None) -> Output:
         (mu,), (logvar,), observed = experts.mu, experts.logvar, experts.mask
         z = functional.reparameterize(mu, logvar, self.n_samples, seed=seed)  # [K, B, D]
-        if self.estimator == "dreg":
+        if self.estimator in CONSTANT_Q:
             mu, logvar = mu.detach(), logvar.detach()
         log_q = functional.mixture_log_prob(z, [mu], [torch.exp(0.5 * logvar)], observed)
         divergence = log_q - self.prior.log_prob(z)  # [K, B]
-        (name,) = self.modalities
-        score = self.score(batch, name, z)
-        log_weights = self.likelihood_weights[name] * score - beta * divergence
-        bound = iwae(log_weights) if self.estimator == "iwae" else dreg(log_weights, z)
-        bound = mean(torch.where(observed[:, 0], bound, 0.0)) + self.likelihood_weights.normalizer([name])
+        scores = self.scores(batch, z)  # [1, K, B]
+        log_weights = self.weighted(batch, scores)[0] - beta * divergence
+        bound = estimate(self.estimator, log_weights, z, beta)
+        bound = mean(torch.where(observed[:, 0], bound, 0.0))
         kl = mean(torch.where(observed[:, 0], divergence.mean(0), 0.0))
-        return output(-bound, kl, {name: mean(score.mean(0))})
+        return self.output(batch, -bound, kl, mean(scores.mean(1)))

@@ -59,7 +59,8 @@ def fit(
         first_stage_epochs: of a model that is trained in two stages (TELBO, JNF): how many epochs the first one takes,
             None for half. The second one takes the rest, with a new optimizer and a ``best/`` of its own; the model
             stays in it afterwards, what the first one trained frozen, until ``model.start_stage(1)``.
-        validation: data to evaluate after every epoch, at full beta and with the same noise each time.
+        validation: data to evaluate after every epoch, at full beta and with the same noise each time, which does not
+            depend on the batches it comes in.
         out: a folder for ``last/`` (after every epoch), ``best/`` (lowest validation loss, else lowest training loss,
             once warmed up) and ``history.json``. Both are model folders for ``MultimodalVAE.load``, and hold what it
             takes to continue. Nothing else is ever replaced or removed there.

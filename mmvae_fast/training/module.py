@@ -10,6 +10,7 @@ import lightning.pytorch as lightning
 import torch
 from torch import Tensor
 
+from mmvae_fast.functional import row_seed
 from mmvae_fast.models import MultimodalVAE, Output
 from mmvae_fast.training import checkpoints
 from mmvae_fast.training.data import split_mask
@@ -94,8 +95,12 @@ class TrainingModule(lightning.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         inputs, mask = split_mask(batch)
-        # the same noise in every epoch, so that epochs differ by the model alone
-        output = self.model(inputs, mask, seed=derive(self.progress.settings["seed"], "validation", batch_idx))
+        settings = self.progress.settings
+        # the same noise in every epoch, so that epochs differ by the model alone; a row's does not depend on its batch
+        seed = row_seed(
+            derive(settings["seed"], "validation"), batch_idx * settings["batch_size"], device=self.model.device
+        )
+        output = self.model(inputs, mask, seed=seed)
         self.validation_means.add(output, _rows(inputs))
 
     def on_train_epoch_end(self) -> None:

@@ -7,16 +7,28 @@ from contextlib import contextmanager
 
 import torch
 
+from mmvae_fast import _ext
+
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Treat denormals as zero on this thread, and put back what was set before."""
-    before = _flushing()
+    """Treat denormals as zero on all threads that torch computes with, and put back what was set before.
+
+    Without the native ops, on this thread alone.
+    """
+    if _ext.LOADED:
+        before = torch.ops.mmvae_fast.flush_denormals(torch.ones(torch.get_num_threads(), dtype=torch.bool))
+        try:
+            yield
+        finally:
+            torch.ops.mmvae_fast.flush_denormals(before)
+        return
+    flushing = _flushing()
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(before)
+        torch.set_flush_denormal(flushing)
 
 
 def _flushing() -> bool:

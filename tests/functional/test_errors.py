@@ -112,7 +112,7 @@ def test_raw_ops_check_too():
     with pytest.raises(ValueError, match=r"family is 2, expected 0 \(normal\) or 1 \(laplace\)"):
         ops.reparameterize(A, B, seed, None, 2)
     with pytest.raises(ValueError, match="seed is torch.int64"):
-        ops.reparameterize(A, B, torch.zeros(2, dtype=torch.int64), None, 0)
+        ops.reparameterize(A, B, torch.zeros(3, dtype=torch.int64), None, 0)
     with pytest.raises(ValueError, match="grad_kl has shape"):
         ops.poe_sample_kl_backward(
             None, None, None, kl[:2], None, [A], [B], None, True, z, joint_mu, joint_logvar, seed

@@ -129,8 +129,11 @@ def test_seeds():
         functional.reparameterize(mu, mu, seed=2**64)
     with pytest.raises(TypeError, match="float"):
         functional.reparameterize(mu, mu, seed=1.5)
-    with pytest.raises(ValueError, match="int64 tensor of one element"):
-        functional.reparameterize(mu, mu, seed=torch.zeros(2, dtype=torch.int64))
+    for wrong in (torch.zeros(3), torch.zeros(0), torch.zeros(1, 2), torch.zeros(2, 1)):
+        with pytest.raises(ValueError, match="int64 tensor of one element, or"):
+            functional.reparameterize(mu, mu, seed=wrong.long())
+    with pytest.raises(ValueError, match="torch.float32"):
+        functional.reparameterize(mu, mu, seed=torch.zeros(1))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import torch
 from distribution_cases import Arguments, make_arguments
 from expert_cases import HALVES, TOLERANCE, Experts, make_experts
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 SEED = 0x1234_5678_9ABC_DEF0
 SAMPLES = 3
@@ -194,3 +196,16 @@ def gradients(outputs: Iterable[Tensor], inputs: list[Tensor], seed: int = 1) ->
         weight = torch.randn(out.shape, generator=g).bfloat16().double()
         total = total + (out.double() * weight.to(out.device)).sum()
     return list(torch.autograd.grad(total, inputs))
+
+
+class OpCalls(TorchDispatchMode):
+    """Collects the native calls made inside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.namespace == "mmvae_fast":
+            self.calls.append((op, tree_map_only(torch.Tensor, lambda t: t.detach().clone(), args)))
+        return op(*args, **(kwargs or {}))

@@ -212,3 +212,16 @@ def test_a_model_of_counts_is_exported(tmp_path):
     torch.manual_seed(0)
     likelihood = "zero_inflated_negative_binomial"
     export_onnx(MVAE({"rna": Counts(3, likelihood=likelihood, hidden=(4,))}, 2), tmp_path / "bundle")  # which verifies
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_log_means_beyond_float32(likelihood):
+    """e^89 is infinite in float32: neither the likelihood, nor its gradient, nor a prediction may be."""
+    modality = Counts(2, likelihood=likelihood)
+    params = torch.zeros(3, *modality.param_shape)
+    params[:, 0] = torch.tensor([[79.0, 89.0], [120.0, -120.0], [1e30, 5.0]])
+    params.requires_grad_()
+    log_p = modality.log_likelihood(torch.tensor([[3.0, 0.0]]).expand(3, -1), params)
+    log_p.sum().backward()
+    assert torch.isfinite(log_p).all() and torch.isfinite(params.grad).all()
+    assert torch.isfinite(modality.predict(params)).all()

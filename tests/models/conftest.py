@@ -9,6 +9,7 @@ from mmvae_fast.models import (
     CRMVAE,
     CVAE,
     DMVAE,
+    IWAE,
     JMVAE,
     JNF,
     MCVAE,
@@ -18,6 +19,8 @@ from mmvae_fast.models import (
     MVAE,
     MVTCAE,
     TELBO,
+    VAE,
+    BetaVAE,
     FusedVAE,
     MMVAEPlus,
     MoPoE,
@@ -56,6 +59,16 @@ def second_stage(model):
     return model
 
 
+def one():
+    return {"vector": modalities()["vector"]}
+
+
+ALONE = {  # models of one modality
+    "VAE": lambda **o: VAE(one(), 5, **o),
+    "BetaVAE": lambda **o: BetaVAE(one(), 5, **o),
+    "IWAE": lambda **o: IWAE(one(), 5, n_samples=3, **o),
+    "IWAE dreg": lambda **o: IWAE(one(), 5, n_samples=3, estimator="dreg", **o),
+}
 MODELS = {
     "MVAE": lambda **o: MVAE(modalities(), 5, **o),
     "MVAE+2": lambda **o: MVAE(modalities(), 5, n_random_subsets=2, **o),
@@ -65,6 +78,7 @@ MODELS = {
     "MMVAE tight": lambda **o: MMVAE(modalities(), 5, n_samples=3, tight=True, **o),
     "MMVAE iwae": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="iwae", family="normal", **o),
     "MMVAE iwae tight": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="iwae", tight=True, **o),
+    "MMVAE stl": lambda **o: MMVAE(modalities(), 5, n_samples=3, estimator="stl", **o),
     "WeightedPoE": lambda **o: WeightedPoE(modalities(), 5, **o),
     "moments": lambda **o: FusedVAE(modalities(), 5, fusion="moments", **o),
     "MoPoE private": lambda **o: MoPoE(modalities(), 5, private_dim=PRIVATE, beta_private=0.6, **o),
@@ -92,10 +106,23 @@ MODELS = {
     "JNF": lambda **o: JNF(modalities(), 5, **FLOWS, **o),
     "JNF 2": lambda **o: second_stage(JNF(modalities(), 5, **FLOWS, **o)),
     "CVAE": lambda **o: CVAE(modalities(), 5, condition=["vector"], context_dim=3, **JOINT, **o),
+    **ALONE,
 }
 
 
-@pytest.fixture(params=MODELS)
+def pytest_generate_tests(metafunc):
+    """Every model; without those of one modality if the test uses the fixture ``several``."""
+    if "make_model" in metafunc.fixturenames:
+        skipped = ALONE if "several" in metafunc.fixturenames else {}
+        metafunc.parametrize("make_model", [name for name in MODELS if name not in skipped], indirect=True)
+
+
+@pytest.fixture
+def several():
+    """Of tests about what the modalities of a model have to do with each other."""
+
+
+@pytest.fixture
 def make_model(request):
     """A constructor, so that a test can have several equal models: the same weights every time."""
 
@@ -112,22 +139,29 @@ def model(make_model):
     return make_model(likelihood_weights="dimension")
 
 
+def of_the_model(request):
+    """The places of its modalities among the four, if the test has a model."""
+    alone = hasattr(request.node, "callspec") and request.node.callspec.params.get("make_model") in ALONE
+    return [3] if alone else [0, 1, 2, 3]
+
+
 @pytest.fixture
-def batch():
+def batch(request):
     g = torch.Generator().manual_seed(0)
-    return {
+    data = {
         "image": torch.rand(ROWS, 1, 2, 2, generator=g, dtype=torch.float64),
         "text": torch.randint(0, 5, (ROWS, 3), generator=g),
         "audio": torch.randn(ROWS, 2, 3, generator=g, dtype=torch.float64),
         "vector": torch.randn(ROWS, 4, generator=g, dtype=torch.float64),
     }
+    return {list(data)[place]: data[list(data)[place]] for place in of_the_model(request)}
 
 
 @pytest.fixture
-def mask():
+def mask(request):
     """Some of everything: a complete row, an empty one, single modalities, pairs."""
     rows = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0], [0, 0, 1, 0]]
-    return torch.tensor(rows, dtype=torch.bool)
+    return torch.tensor(rows, dtype=torch.bool)[:, of_the_model(request)]
 
 
 def moments(posterior):

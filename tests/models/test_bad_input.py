@@ -53,7 +53,7 @@ TRUE = torch.ones(6, dtype=torch.bool)
         (lambda b: b, {"text": TRUE.to("meta")}, ValueError, "mask of modality 'text' is on meta"),
     ],
 )
-def test_batches_and_masks(model, batch, change, mask, error, message):
+def test_batches_and_masks(model, several, batch, change, mask, error, message):
     for call in (model, model.encode, model.reconstruct, model.log_likelihood):
         with pytest.raises(error, match=message):
             call(change(batch), mask)
@@ -81,12 +81,13 @@ def test_batches_and_masks(model, batch, change, mask, error, message):
         (lambda m, b: m.sample(2, z=torch.zeros(2, 5)), ValueError, "pass either n"),
         (lambda m, b: m.sample(-1), ValueError, "n is -1"),
         (lambda m, b: m.sample(2.0), ValueError, "n is 2.0"),
+        (lambda m, b: m.log_likelihood(b, 1000), TypeError, "mask, the second argument, is 1000, .* n_samples=1000"),
         (lambda m, b: m.log_likelihood(b, n_samples=0), ValueError, "n_samples is 0, expected 1 or more"),
         (lambda m, b: m.log_likelihood(b, chunk=0), ValueError, "chunk is 0"),
         (lambda m, b: m(b, seed="x"), TypeError, "seed"),
     ],
 )
-def test_other_arguments(model, batch, call, error, message):
+def test_other_arguments(model, several, batch, call, error, message):
     with pytest.raises(error, match=message):
         call(model, batch)
 

@@ -25,7 +25,7 @@ def test_encode_is_the_models_product_of_experts(model, batch, mask):
         torch.testing.assert_close(mu[b], numerator / precision)
 
 
-def test_encode_experts_are_the_encoders_outputs(model, batch):
+def test_encode_experts_are_the_encoders_outputs(model, several, batch):
     if getattr(model, "sparse", False):
         pytest.skip("its experts' variances are tied to their means")
     del batch["text"]
@@ -49,7 +49,7 @@ def test_posterior_samples_have_its_moments_and_its_gradient():
 
 
 @pytest.mark.parametrize("leading", [(), (6,), (2, 6), (0,), (2, 0)])
-def test_decode_takes_any_leading_shape(model, leading):
+def test_decode_takes_any_leading_shape(model, several, leading):
     z = torch.randn(*leading, 5, dtype=torch.float64)
     for name, x in model.decode(z).items():
         assert x.shape == (*leading, *model.modalities[name].shape)
@@ -71,7 +71,7 @@ def test_decode_is_the_prediction_of_its_parameters(model):
         torch.testing.assert_close(params[name], model.decoders[name](latent))
 
 
-def test_reconstruct_and_translate_decode_the_posterior_mean(model, batch, mask):
+def test_reconstruct_and_translate_decode_the_posterior_mean(model, several, batch, mask):
     if isinstance(model, Nexus):
         pytest.skip("an observed modality is reconstructed from its own latent: see test_nexus")
     if isinstance(model, CVAE):
@@ -87,7 +87,7 @@ def test_reconstruct_and_translate_decode_the_posterior_mean(model, batch, mask)
     assert not image.requires_grad
 
 
-def test_samples_are_decoded_normals(model):
+def test_samples_are_decoded_normals(model, several):
     z = torch.randn(7, 5, dtype=torch.float64)
     torch.testing.assert_close(model.sample(z=z), {n: x.detach() for n, x in model.decode(z).items()})
     a, b = model.sample(7, seed=3), model.sample(7, seed=3)
@@ -99,7 +99,7 @@ def test_samples_are_decoded_normals(model):
     assert list(model.sample(1, to=["text"])) == ["text"]
 
 
-def test_gradients_flow_through_encode_and_decode(model, batch):
+def test_gradients_flow_through_encode_and_decode(model, several, batch):
     if model.stage == 2:
         pytest.skip("the posterior of complete rows is frozen")
     z = model.encode(batch).sample(seed=1)
@@ -169,6 +169,24 @@ def test_log_likelihood_bounds_get_tighter(linear_gaussian):
         elbo = model(rows, seed=2).elbo
         torch.testing.assert_close(means[0], elbo, atol=0.3, rtol=0)
         assert means[2] > elbo
+
+
+def test_no_network_sees_more_samples_than_a_chunk(model, batch, mask):
+    """Whatever stands between latents, too: what is at hand for all samples are their latents alone."""
+    seen = []
+    for part in model.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel() // inputs[0].shape[-1]))
+    model.log_likelihood(batch, mask, n_samples=9, seed=1, chunk=2)
+    few = max(seen)
+    seen.clear()
+    model.log_likelihood(batch, mask, n_samples=200, seed=1, chunk=2)
+    assert max(seen) == few
+    if isinstance(model, (MHVAE, Nexus)):
+        assert few == 2 * len(mask)
+    seen.clear()
+    model.log_likelihood(batch, mask, n_samples=200, seed=1, chunk=50)
+    assert max(seen) >= 50 * len(mask)  # the hook sees what it should
 
 
 def test_log_likelihood_depends_on_seed_but_not_on_chunk(model, batch, mask):
@@ -249,7 +267,7 @@ def test_compiled_with_something_absent():
         torch.testing.assert_close(grads[1], grads[0])
 
 
-def test_half_and_single_precision_models(make_model, batch):
+def test_half_and_single_precision_models(make_model, several, batch):
     model = make_model().float()
     single = {n: x.float() if x.is_floating_point() else x for n, x in batch.items()}
     reference = make_model()(batch, seed=1).loss
@@ -277,3 +295,16 @@ def test_many_samples_of_a_convolutional_decoder_are_decoded_in_parts():
     torch.testing.assert_close(params, expected)
     grads = [torch.autograd.grad(p.square().sum(), [z, *network.parameters()]) for p in (params, expected)]
     torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_log_likelihood_in_half_types(make_model, batch, mask, dtype):
+    """About what the same numbers give in float64; of nothing, exactly 0."""
+    model = make_model().to(dtype)
+    data = {n: x.to(dtype) if x.is_floating_point() else x for n, x in batch.items()}
+    estimate = model.log_likelihood(data, mask, n_samples=20, seed=1)
+    assert estimate.dtype == torch.float32
+    assert torch.count_nonzero(estimate[~mask.any(1)]) == 0
+    data = {n: x.double() if x.is_floating_point() else x for n, x in data.items()}
+    exact = model.double().log_likelihood(data, mask, n_samples=20, seed=1)
+    torch.testing.assert_close(estimate.double(), exact, rtol=0.03, atol=0.15)

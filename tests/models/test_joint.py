@@ -187,7 +187,7 @@ def test_products_of_flows():
         density = (sum(logs) - log_prior).exp()
         total = density.sum(0) * (16 / 399) ** 2
         density = density / density.sum(0)
-        torch.testing.assert_close(q._log_normalizer, total.log(), atol=0.3, rtol=0)
+        torch.testing.assert_close(q._log_normalizer(), total.log(), atol=0.3, rtol=0)
     mean = (density[..., None] * points).sum(0)
     sd = (density[..., None] * (points - mean).square()).sum(0).sqrt()
     z = q.sample(2000, seed=0)
@@ -280,3 +280,14 @@ def test_autocast(cls, batch, mask):
             model.encode(batch, mask).sample(2, seed=1)
         loss.backward()
         torch.testing.assert_close(loss.float(), model(batch, mask, seed=1).loss, rtol=0.03, atol=0.03)
+
+
+def test_jnf_gives_complete_rows_the_joint_posterior_with_any_mask(batch):
+    """No value of the mask is read, so what comes back with one is a FlowPosterior, even if it is all true."""
+    torch.manual_seed(0)
+    model = JNF(modalities(), 5, **FLOWS).double()
+    joint, masked = model.encode(batch), model.encode(batch, torch.ones(6, 4, dtype=torch.bool))
+    assert (type(joint).__name__, type(masked).__name__) == ("Posterior", "FlowPosterior")
+    for what in ("mu", "logvar", "point"):
+        torch.testing.assert_close(getattr(masked, what), getattr(joint, what))
+    torch.testing.assert_close(masked.sample(3, seed=1), joint.sample(3, seed=1))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmvae_fast.modalities import Vector
-from mmvae_fast.models import IWAE, MMVAE, MVAE, MVTCAE, VAE, FusedVAE, MoPoE, WeightedPoE
+from mmvae_fast.models import IWAE, JMVAE, MCVAE, MMVAE, MVAE, MVTCAE, VAE, FusedVAE, MoPoE, WeightedPoE
 
 SCALE, SIZES, DIM, ROWS = 0.8, {"a": 3, "b": 4, "c": 5}, 2, 4
 
@@ -131,6 +131,36 @@ def test_bounds_stay_below_the_likelihood_and_get_tighter(case, batch):
     assert model(rows, seed=2).elbo < exact + 0.02
 
 
+BOUNDS = {
+    **{case: model for case, model in CASES.items() if case != "MMVAE"},  # which has a test of its own
+    "product": lambda **o: make(FusedVAE, prior=False, **o),
+    "product without prior": lambda **o: make(FusedVAE, prior=True, fusion="product without prior", **o),
+    "MCVAE": lambda **o: make(MCVAE, prior=True, **o),
+    "JMVAE": lambda **o: make(JMVAE, prior=True, joint_hidden=(4,), **o),
+}
+
+
+def what_it_bounds(case, model, row):
+    """log p(x), unless the objective is of another kind."""
+    joint = log_p(model, row, list(SIZES))[0]
+    singles = sum(log_p(model, {n: row[n]}, [n])[0] for n in SIZES)
+    if case == "MVAE":  # a sum of ELBOs
+        return joint + singles
+    if case == "MVTCAE":  # an ELBO, and the mean of those of all modalities but m given m, whose prior is q_m
+        a, count = model.alpha, len(SIZES)
+        return (1 - a) * joint + a / count * (count * joint - singles)
+    return joint
+
+
+@pytest.mark.parametrize("case", BOUNDS)
+def test_minus_the_loss_is_a_bound_at_beta_1(case, batch):
+    for wider in (1.0,) if case == "MVTCAE" else (1.0, 1.5):  # its q_m have to be the posteriors
+        model = BOUNDS[case](wider=wider)
+        rows = {name: x[:1].expand(3000, -1) for name, x in batch.items()}
+        loss = model(rows, beta=1.0, seed=2).loss
+        assert -loss < what_it_bounds(case, model, {n: x[:1] for n, x in batch.items()}) + 0.02
+
+
 def test_the_importance_weighted_loss_is_a_bound_that_gets_tighter(batch):
     rows = {"b": batch["b"][:1].expand(3000, -1)}
     losses = [-make(IWAE, ["b"], prior=True, wider=1.5, n_samples=k)(rows, seed=0).loss for k in (1, 5, 50)]
@@ -146,3 +176,14 @@ def test_the_mixtures_loss_is_a_bound(batch):
         options = {"family": "normal", "learned_prior": False, "estimator": "iwae", "tight": tight, "wider": 1.5}
         losses = [-make(MMVAE, prior=True, n_samples=k, **options)(rows, seed=0).loss for k in (1, 10, 100)]
         assert losses[0] < losses[1] < losses[2] < exact + 0.01
+
+
+def test_the_only_expert_of_a_weighted_product_weighs_1(batch):
+    model, plain = make(WeightedPoE, ["b"], prior=True), make(VAE, ["b"], prior=True)
+    data = {"b": batch["b"]}
+    assert torch.equal(model.fusion.weights, torch.ones(1, DIM, dtype=torch.float64))
+    torch.testing.assert_close(model.encode(data), plain.encode(data))
+    loss = model(data, seed=1).loss
+    torch.testing.assert_close(loss, plain(data, seed=1).loss)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -8,7 +8,10 @@ import torch
 from conftest import moments
 from naive import naive_loss
 
-from mmvae_fast.models import JNF, MHVAE, MMVAE, MVAE, MoPoE, Nexus
+from mmvae_fast import functional
+from mmvae_fast.modalities import Vector
+from mmvae_fast.models import IWAE, JNF, MHVAE, MMVAE, MVAE, MoPoE, Nexus
+from mmvae_fast.models.weights import LikelihoodWeights
 from mmvae_fast.reference import seed_tensor
 
 SEED = 11
@@ -34,8 +37,46 @@ def test_loss_and_gradients_are_the_papers(make_model, batch, mask, masked):
         torch.testing.assert_close(own.grad, other.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_learned_weights(make_model, batch, mask, masked):
+    """They are charged for every likelihood that counts, as often as it does, and for no other."""
+    model = make_model(likelihood_weights="learned")
+    parameters = list(model.likelihood_weights.parameters())
+    if not all(p.requires_grad for p in parameters):
+        pytest.skip("the second stage does not train them")
+    observed = mask if masked else torch.ones_like(mask)
+    with torch.no_grad():
+        for i, log_weight in enumerate(model.likelihood_weights.log_weights.values()):
+            log_weight.fill_(0.3 * i - 0.4)
+    loss, _, _ = naive_loss(model, batch, observed, SEED)
+    output = model(batch, observed if masked else None, seed=SEED)
+    if getattr(model, "estimator", None) != "dreg":  # a surrogate, whose value says nothing
+        torch.testing.assert_close(output.loss, loss)
+    ours, theirs = (torch.autograd.grad(of, parameters, allow_unused=True) for of in (output.loss, loss))
+    for own, other in zip(ours, theirs, strict=True):
+        assert (own is None) == (other is None) or not (own if other is None else other).any()
+        if own is not None and other is not None:
+            torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "laplace"])
+def test_a_learned_weight_settles_at_the_residual_spread(likelihood):
+    """p(x|z)^w, normalised, is the same family with another scale: at the optimum that of the residuals."""
+    modality = Vector(3, likelihood=likelihood, scale=0.7)
+    weights = LikelihoodWeights("learned", {"x": modality}).double()
+    residual = torch.randn(500, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    score = modality.log_likelihood(residual, torch.zeros_like(residual)).mean()[None]
+    optimizer = torch.optim.Adam(weights.parameters(), lr=0.02)
+    for _ in range(600):
+        optimizer.zero_grad()
+        (-weights(["x"], score, lambda: torch.ones(1, dtype=torch.float64)).sum()).backward()
+        optimizer.step()
+    spread = residual.square().mean() / 0.7**2 if likelihood == "normal" else residual.abs().mean() / 0.7
+    torch.testing.assert_close(weights["x"], 1 / spread, rtol=1e-3, atol=0)
+
+
 def test_beta_and_weights_enter_the_loss_only(make_model, batch):
-    weights = {"image": 2.0, "text": 0.0, "audio": 0.5, "vector": 1.0}
+    weights = {n: w for n, w in {"image": 2.0, "text": 0.0, "audio": 0.5, "vector": 0.8}.items() if n in batch}
     plain, weighted = make_model(), make_model(likelihood_weights=weights)
     if isinstance(plain, JNF) and plain.stage == 2:
         pytest.skip("its second stage has neither")
@@ -78,13 +119,28 @@ class Constant(torch.nn.Module):
         return self.value.expand(z.shape[0], *self.value.shape)
 
 
+def noisy(model):
+    """Whether its loss has noise in it even so: KL divergences estimated from samples, or at sampled latents above."""
+    return isinstance(model, (IWAE, MMVAE, MHVAE, Nexus)) or (isinstance(model, JNF) and model.stage == 2)
+
+
 @pytest.fixture
-def noiseless(make_model):
+def noiseless(make_model, monkeypatch):
+    """Nothing in its loss depends on the place of a row or of a modality, as noise does.
+
+    Where the decoders cannot keep noise out, it is the same for all rows, modalities and subsets; samples differ.
+    """
     model = make_model().eval()  # random subsets are noise, too
-    if isinstance(model, MMVAE) or (isinstance(model, JNF) and model.stage == 2):
-        pytest.skip("its divergence is an estimate from samples; the naive loss has it row by row")
-    if isinstance(model, (MHVAE, Nexus)):
-        pytest.skip("its divergence depends on the sampled latents above; the naive loss has it row by row")
+    if noisy(model):
+        period = getattr(model, "n_samples", 1)
+
+        def draw(mu, logvar, n_samples=None, **_):
+            eps = torch.sin(torch.arange(1.0, 1 + period * mu.shape[-1], dtype=mu.dtype)).reshape(period, 1, -1)
+            z = mu + torch.exp(0.5 * logvar) * torch.stack([eps[k % period] for k in range(n_samples or 1)])
+            return z[0] if n_samples is None else z
+
+        monkeypatch.setattr(functional, "reparameterize", draw)
+        return model
     for name, modality in model.modalities.items():
         model.decoders[name] = Constant(modality.param_shape).double()
     return model
@@ -101,7 +157,7 @@ def test_order_of_rows_does_not_matter(noiseless, batch, mask):
     torch.testing.assert_close(moved, noiseless(batch, mask))
 
 
-def test_order_of_modalities_does_not_matter(noiseless, batch, mask):
+def test_order_of_modalities_does_not_matter(noiseless, several, batch, mask):
     names = ["vector", "image", "audio", "text"]
     other = type(noiseless)({n: noiseless.modalities[n] for n in names}, 5, **noiseless.options()).double().eval()
     other.decoders = noiseless.decoders
@@ -111,6 +167,17 @@ def test_order_of_modalities_does_not_matter(noiseless, batch, mask):
     torch.testing.assert_close(theirs.loss, ours.loss)
     torch.testing.assert_close(theirs.kl, ours.kl)
     torch.testing.assert_close(moments(other.encode(batch, mask[:, columns])), moments(noiseless.encode(batch, mask)))
+
+
+def test_a_loss_is_the_sum_of_its_rows(model, batch, mask):
+    """With the noise of its place, a row counts the same among others as alone, and in a larger batch."""
+    alone = [model(batch, mask & (torch.arange(6) == b)[:, None], seed=SEED) for b in range(6)]
+    together = model(batch, mask, seed=SEED)
+    torch.testing.assert_close(sum(output.loss for output in alone), together.loss)
+    torch.testing.assert_close(sum(output.kl for output in alone), together.kl)
+    longer = model({n: torch.cat([x, x]) for n, x in batch.items()}, torch.cat([mask, mask & False]), seed=SEED)
+    torch.testing.assert_close(2 * longer.loss, together.loss)
+    torch.testing.assert_close(2 * longer.kl, together.kl)
 
 
 def test_one_modality_is_an_ordinary_vae(batch):
@@ -149,7 +216,8 @@ def test_compiles_into_one_graph(model, batch, mask):
     """No data-dependent shape, no host sync: either would break the graph."""
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    chosen = {"text": mask[:, 1]}  # with and without a mask, in one
+    name, *_ = [*list(batch)[1:], *batch]
+    chosen = {name: mask[:, list(batch).index(name)]}  # with and without a mask, in one
     expected = model(batch, chosen, seed=SEED)
     expected.loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -158,3 +226,16 @@ def test_compiles_into_one_graph(model, batch, mask):
     output.loss.backward()
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, gradients)
+
+
+def test_inference_compiles_into_one_graph(model, batch, mask):
+    if isinstance(model, JNF):
+        model.hmc_steps = model.hmc_leapfrogs = 1  # all are unrolled
+
+    def infer(batch, mask, seed):
+        return model.encode(batch, mask).sample(seed=seed), model.log_likelihood(batch, mask, n_samples=2, seed=seed)
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(infer, fullgraph=True, backend="eager")(batch, mask, torch.tensor(SEED))
+        torch.testing.assert_close(compiled, infer(batch, mask, SEED))

@@ -15,7 +15,7 @@ def experts(mu, logvar, mask=None):
 
 def divergence(mu, logvar, mask=None):
     model = MMJSD({f"v{i}": Vector(2) for i in range(len(mu))}, mu.shape[-1])
-    return model._divergence(experts(mu, logvar, mask))
+    return model._divergence(*model._compared(experts(mu, logvar, mask)))
 
 
 def test_the_divergence_vanishes_where_everything_is_the_prior_and_is_positive_elsewhere():

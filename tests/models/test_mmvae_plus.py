@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import MODELS, modalities
 
+from mmvae_fast.modalities import Vector
 from mmvae_fast.models import CMVAE, MMVAE, MMVAEPlus
 from mmvae_fast.models.importance import normalized, weigh_gradient
 from mmvae_fast.models.priors import Clusters
@@ -59,8 +60,6 @@ def test_a_modality_alone_in_its_row_draws_nothing_from_its_auxiliary_prior(batc
 
 def test_dreg_gradients_estimate_those_of_the_bound_of_one_modality():
     """With one expert the proposal is the density in the weights, and DReG is unbiased: in u and in w."""
-    from mmvae_fast.modalities import Vector
-
     batch = {"v": torch.randn(2, 4, dtype=torch.float64)}
     rows = {"v": batch["v"].repeat_interleave(30_000, 0)}
     gradients = []
@@ -172,8 +171,6 @@ def test_cluster_gives_the_mean_probability_over_what_is_observed(batch, mask):
 
 def test_clusters_are_found():
     """Two well separated kinds of rows, seen by two modalities: one cluster each."""
-    from mmvae_fast.modalities import Vector
-
     torch.manual_seed(0)
     kind = torch.arange(200) % 2
     batch = {n: (4.0 * kind - 2)[:, None] + 0.3 * torch.randn(200, 3) for n in ("v", "w")}
@@ -188,3 +185,94 @@ def test_clusters_are_found():
     mask = {"v": kind == 0}  # half the rows lack a modality
     agreement = (model.cluster(batch, mask).assignment == kind).double().mean()
     assert max(agreement, 1 - agreement) > 0.95
+
+
+def spread(centres, rows=60, noise=0.05):
+    """A CMVAE whose experts say what the data are, and data around some centres."""
+    g = torch.Generator().manual_seed(0)
+
+    class Reader(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([x, x[:, :1]], 1), torch.zeros(len(x), 3, dtype=x.dtype)  # u = x, and w
+
+    where = torch.tensor(centres, dtype=torch.float64)[torch.arange(rows) % len(centres)]
+    data = {n: where + noise * torch.randn(rows, 2, generator=g, dtype=torch.float64) for n in ("v", "w")}
+    modalities = {n: Vector(2, encoder=Reader(), hidden=()) for n in data}
+    return (lambda **o: CMVAE(modalities, 2, private_dim=1, **o).double()), data
+
+
+def with_means(model, means, logits):
+    model.prior.mu.data.copy_(torch.tensor(means, dtype=torch.float64))
+    model.prior.logits.data.copy_(torch.tensor(logits, dtype=torch.float64))
+    return model
+
+
+MEANS = [[-4.0, 0.0], [4.0, 0.0], [0.0, 5.0], [0.2, 5.2], [9.0, 9.0]]
+
+
+def test_pruning_keeps_as_many_clusters_as_the_data_have():
+    make, data = spread([[-4.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
+    model = with_means(make(n_clusters=5), MEANS, [0.1, 0.2, 0.3, 0.0, -0.1])
+    before = model.prior
+    entropy = model.prune_clusters(data)
+    assert list(entropy) == [5, 4, 3, 2] and min(entropy, key=entropy.get) == 3
+    assert model.n_clusters == 3 and len(model.prior.weights) == 3
+    torch.testing.assert_close(model.prior.mu, before.mu[:3])
+    torch.testing.assert_close(model.prior.weights, torch.softmax(before.logits[:3], 0))
+    assert len(before.weights) == 5  # nothing was written into the old parameters
+    assert model.cluster(data).assignment.tolist() == [0, 1, 2] * 20
+    model(data, seed=0).loss.backward()
+    assert model.prior.mu.grad.shape == (3, 2)
+
+
+def test_pruned_models_are_saved(tmp_path):
+    _, data = spread([[-4.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
+    model = CMVAE({n: Vector(2) for n in data}, 2, private_dim=1, n_clusters=5, learned_scale=True).double()
+    with_means(model, MEANS, [0.0] * 5).prune_clusters(data)
+    again = CMVAE.load(model.save(tmp_path))
+    assert again.n_clusters == model.n_clusters < 5
+    torch.testing.assert_close(again(data, seed=1), model(data, seed=1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["laplace", "normal"])
+def test_the_penalised_entropy_is_the_papers(family):
+    """Written out, over what the rows have; the first round, and the second without the least cluster."""
+    make, data = spread([[-4.0, 0.0], [1.0, 2.0], [0.0, 5.0]], rows=9, noise=0.5)
+    model = with_means(make(n_clusters=4, family=family, beta=1.7), MEANS[:4], [0.1, 0.9, 0.3, 0.0])
+    mask = torch.ones(9, 2, dtype=torch.bool)
+    mask[0] = mask[1, 0] = mask[4, 1] = False
+    data["v"][0], data["w"][4] = torch.nan, torch.nan
+    kind = torch.distributions.Laplace if family == "laplace" else torch.distributions.Normal
+    means, pi = model.prior.mu.detach(), model.prior.weights.detach()
+    left, expected = [0, 1, 2, 3], {}
+    while len(left) > 1:
+        values, sizes = [], dict.fromkeys(left, 0)
+        for b in range(1, 9):
+            of_row, probabilities = [], []
+            for m, name in enumerate(data):
+                if mask[b, m]:
+                    u = data[name][b]
+                    joint = torch.stack(
+                        [(pi[c] / pi[left].sum()).log() + kind(means[c], 1.0).log_prob(u).sum() for c in left]
+                    )
+                    p = joint.softmax(0)
+                    entropy = -(p * p.log()).sum() / torch.tensor(float(len(left))).log()
+                    of_row.append(1.7 * entropy - joint.logsumexp(0) / 2)
+                    probabilities.append(p)
+            values.append(sum(of_row) / len(of_row))
+            sizes[left[int((sum(probabilities) / len(probabilities)).argmax())]] += 1
+        expected[len(left)] = float(sum(values) / len(values))
+        left.remove(min(left, key=lambda c: sizes[c]))
+    for chunk in (1024, 2):
+        other = with_means(make(n_clusters=4, family=family, beta=1.7), MEANS[:4], [0.1, 0.9, 0.3, 0.0])
+        assert other.prune_clusters(data, mask, chunk=chunk) == pytest.approx(expected)
+
+
+def test_nothing_to_prune():
+    make, data = spread([[0.0, 0.0]])
+    with pytest.raises(ValueError, match="prune_clusters: n_clusters is 1, expected 2 or more"):
+        make(n_clusters=1).prune_clusters(data)
+    with pytest.raises(ValueError, match="prune_clusters: no row has anything observed"):
+        make(n_clusters=2).prune_clusters(data, torch.zeros(60, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match="chunk is 0"):
+        make(n_clusters=2).prune_clusters(data, chunk=0)

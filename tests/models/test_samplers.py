@@ -80,6 +80,22 @@ def test_models_draw_from_it():
     torch.testing.assert_close(model.sample(4, seed=1, prior=sampler), expected)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "own"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
+def test_the_latents_type_is_the_samplers(kind, dtype, own, tmp_path):
+    z = torch.randn(40, 3).to(dtype)
+    sampler = fit_sampler(z, kind, **({"n_components": 2} if kind == "gmm" else {"epochs": 1}))
+    assert sampler.sample(2, seed=0).dtype == sampler.log_prob(z.to(own)).dtype == own
+    again = load_sampler(save_sampler(sampler, tmp_path))
+    assert torch.equal(again.sample(2, seed=0), sampler.sample(2, seed=0))
+    with pytest.raises(TypeError, match=f"log_prob: z is torch.float16, expected {own} like the sampler"):
+        sampler.log_prob(z.half())
+    with pytest.raises(ValueError, match=r"log_prob: z has shape \[40, 2\], expected \[..., 3\]"):
+        sampler.log_prob(z[:, :2])
+    with pytest.raises(ValueError, match=r"sample: prior drew latents .* \[4, 3\], expected \[4, 5\] like the model's"):
+        MoPoE(modalities(), 5).sample(4, prior=sampler)
+
+
 @pytest.mark.parametrize(
     ("z", "kind", "error", "message"),
     [

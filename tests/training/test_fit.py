@@ -49,6 +49,20 @@ def test_the_record_is_the_mean_over_rows(make_model, data, quiet):
     assert record["elbo"] == pytest.approx(record["ll_vector"] + record["ll_text"] - record["kl"], rel=1e-5)
 
 
+def test_validation_does_not_depend_on_its_batches(make_model, data, quiet):
+    """But for rounding; nor on whether they come from a data set."""
+    each = [{name: x[i] for name, x in data.items()} for i in range(len(data["vector"]))]
+
+    def validated(batch_size, validation):
+        options = {**quiet, "epochs": 1, "lr": 1e-30, "warmup_epochs": 0, "batch_size": batch_size}
+        (record,) = fit(make_model(), data, validation=validation, **options)
+        return {name: value for name, value in record.items() if name.startswith("val_")}
+
+    whole = validated(40, data)
+    for batch_size, form in ((7, data), (16, each), (1, data)):
+        assert validated(batch_size, form) == pytest.approx(whole, rel=1e-5)
+
+
 def test_same_seed_same_weights(make_model, data, quiet):
     runs = []
     for seed in (7, 7, 8):

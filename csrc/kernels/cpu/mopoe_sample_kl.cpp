@@ -178,16 +178,17 @@ static MMVAE_INLINE KlSum<Vec<T>> sum_kls(const Plan& plan, const Sums<T>& sums,
 template <class S>
 void mopoe_sample_kl(const MoPoE<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
+  const SeedValue seed = a.seed.read();
   NoiseTile<T> noise;
   Plan plan(a.subsets, a.experts.count);
   const Blocks<S> blocks(plan, false, a.dim < kTile ? a.dim : kTile);
   for (int64_t r = begin; r < end; ++r) {
     plan.look_at(Observed<S>(a.experts, r, 0));
     a.kl[r] = 0;
-    a.subset[r] = plan.listed == 0 ? -1 : plan.usable(choose_component(*a.seed, r, plan.listed));
+    a.subset[r] = plan.listed == 0 ? -1 : plan.usable(choose_component(seed, r, plan.listed));
   }
   for_tiles(begin, end, a.dim, [&](int64_t r0, int64_t r1, int64_t d0, int64_t d1) {
-    noise.fill(r0, r1, d0, d1, 0, *a.seed);
+    noise.fill(r0, r1, d0, d1, 0, seed);
     for (int64_t r = r0; r < r1; ++r) {
       const Observed<S> row(a.experts, r, d0);
       const T* eps = noise.row(r);
@@ -251,7 +252,7 @@ class RowGradients {
 
  private:
   MMVAE_INLINE const Arithmetic<S>* redrawn() {  // this block's noise, drawn at most once
-    if (!drawn_) noise_.fill(row_, row_ + 1, first_, first_ + dims_, 0, *a_.seed);
+    if (!drawn_) noise_.fill(row_, row_ + 1, first_, first_ + dims_, 0, a_.seed.read());
     drawn_ = true;
     return noise_.row(row_);
   }

@@ -11,7 +11,7 @@ namespace MMVAE_ISA {
 
 // Counters run through the blocks of four dimensions of a row, then on to the next row.
 struct Counters {
-  int64_t row;         // of the first counter
+  uint32_t row;        // of the first counter
   int64_t block;       // d / 4 of the first counter
   int64_t row_blocks;  // how many blocks a row has within the tile
   uint32_t sample, stream;
@@ -114,7 +114,7 @@ static void fill_noise(T* out, const Counters& at, int64_t count, uint64_t seed)
   constexpr int lanes = kLanes<float>;
   const uint32_t q = static_cast<uint32_t>(at.row_blocks);
   uint32_t first_block[lanes], first_row[lanes];
-  uint32_t block = static_cast<uint32_t>(at.block), row = static_cast<uint32_t>(at.row), wrapped = 0;
+  uint32_t block = static_cast<uint32_t>(at.block), row = at.row, wrapped = 0;
   for (int l = 0; l < lanes; ++l) {
     first_block[l] = block++;
     first_row[l] = row;
@@ -161,16 +161,16 @@ struct NoiseTile {
   alignas(64) T values[kTile + kNoisePad];
   int64_t first_row, pitch;
 
-  void fill(int64_t row_begin, int64_t row_end, int64_t dim_begin, int64_t dim_end, int64_t sample, uint64_t seed,
-            Family family = Family::normal, uint32_t stream = kStreamNoise) {
+  void fill(int64_t row_begin, int64_t row_end, int64_t dim_begin, int64_t dim_end, int64_t sample,
+            const SeedValue& seed, Family family = Family::normal, uint32_t stream = kStreamNoise) {
     first_row = row_begin;
     pitch = noise_pitch(dim_end - dim_begin);
-    const Counters at{row_begin, dim_begin / 4, pitch / 4, static_cast<uint32_t>(sample), stream};
+    const Counters at{counted_row(seed, row_begin), dim_begin / 4, pitch / 4, static_cast<uint32_t>(sample), stream};
     const int64_t count = (row_end - row_begin) * (pitch / 4);
     if (family == Family::laplace) {
-      fill_noise<Family::laplace>(values, at, count, seed);
+      fill_noise<Family::laplace>(values, at, count, seed.key);
     } else {
-      fill_noise<Family::normal>(values, at, count, seed);
+      fill_noise<Family::normal>(values, at, count, seed.key);
     }
   }
   MMVAE_INLINE const T* row(int64_t r) const { return values + (r - first_row) * pitch; }

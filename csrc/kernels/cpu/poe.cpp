@@ -49,6 +49,7 @@ static void poe_sample_kl(const PoE<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
   using V = Vec<S>;
   const Weights<T, false> unweighted{nullptr, 0};
+  const SeedValue seed = a.seed.read();
   NoiseTile<T> noise;
   TileMoments<S> exact;
   Run<T> joint_mu, joint_logvar;
@@ -57,7 +58,7 @@ static void poe_sample_kl(const PoE<S>& a, int64_t begin, int64_t end) {
     for (int m = 0; m < a.experts.count; ++m)
       for (int64_t r = begin; r < end; ++r) a.expert_kl[m * a.rows + r] = 0;
   for_tiles(begin, end, a.dim, [&](int64_t r0, int64_t r1, int64_t d0, int64_t d1) {
-    noise.fill(r0, r1, d0, d1, 0, *a.seed);
+    noise.fill(r0, r1, d0, d1, 0, seed);
     for (int64_t r = r0; r < r1; ++r) {
       const Observed<S> row(a.experts, r, d0);
       const T* eps = noise.row(r);
@@ -96,7 +97,7 @@ static void poe_sample_kl(const PoE<S>& a, int64_t begin, int64_t end) {
       a.kl[r] += sum(kl);
     }
     for (int64_t k = 1; k < a.samples; ++k) {  // further samples: the joint is still in the cache
-      noise.fill(r0, r1, d0, d1, k, *a.seed);
+      noise.fill(r0, r1, d0, d1, k, seed);
       for (int64_t r = r0; r < r1; ++r) {
         const int64_t at = r * a.dim + d0;
         const T* eps = noise.row(r);
@@ -169,7 +170,7 @@ static MMVAE_INLINE void joint_adjoints(const PoEBackward<S>& a, const Observed<
     store(run.grad_logvar.values + i, grad_logvar);
   });
   if (a.grad_z != nullptr) {
-    const Samples<S> samples{a.grad_z, a.z, a.samples, a.rows, a.dim, *a.seed, Family::normal};
+    const Samples<S> samples{a.grad_z, a.z, a.samples, a.rows, a.dim, a.seed.read(), Family::normal};
     sample_adjoints(samples, r, d, n, joint_mu, joint_logvar, noise, /*add=*/true, run.grad_mu.values,
                     run.grad_logvar.values);
   }

@@ -11,10 +11,11 @@ namespace MMVAE_ISA {
 template <class S>
 void reparameterize(const Reparameterize<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
+  const SeedValue seed = a.seed.read();
   NoiseTile<T> noise;
   for_tiles(begin, end, a.dim, [&](int64_t r0, int64_t r1, int64_t d0, int64_t d1) {
     for (int64_t k = 0; k < a.samples; ++k) {
-      noise.fill(r0, r1, d0, d1, k, *a.seed, a.family);
+      noise.fill(r0, r1, d0, d1, k, seed, a.family);
       for (int64_t r = r0; r < r1; ++r) {
         const S *mu = a.mu.row(r) + d0, *logvar = a.logvar.row(r) + d0;
         const T* eps = noise.row(r);
@@ -31,7 +32,7 @@ void reparameterize(const Reparameterize<S>& a, int64_t begin, int64_t end) {
 template <class S>
 void reparameterize_backward(const ReparameterizeBackward<S>& a, int64_t begin, int64_t end) {
   using T = Arithmetic<S>;
-  const Samples<S> samples{a.grad_z, a.z, a.samples, a.rows, a.dim, *a.seed, a.family};
+  const Samples<S> samples{a.grad_z, a.z, a.samples, a.rows, a.dim, a.seed.read(), a.family};
   NoiseTile<T> noise;
   for (int64_t r = begin; r < end; ++r) {
     S *grad_mu = a.grad_mu + r * a.dim, *grad_logvar = a.grad_logvar + r * a.dim;

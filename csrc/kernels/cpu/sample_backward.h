@@ -40,7 +40,7 @@ struct Samples {
   const S* grad_z;
   const S* z;
   int64_t count, rows, dim;
-  uint64_t seed;
+  SeedValue seed;
   Family family;
 };
 

@@ -327,12 +327,13 @@ MMVAE_DEVICE A laplace_noise(uint32_t x) {
 
 // The noise of dimensions d .. d + N (d a multiple of four).
 template <class A, int N>
-MMVAE_DEVICE Pack<A, N> noise(uint64_t seed, int64_t row, int64_t sample, int64_t d, Family family = Family::normal) {
+MMVAE_DEVICE Pack<A, N> noise(const SeedValue& seed, int64_t row, int64_t sample, int64_t d,
+                              Family family = Family::normal) {
   Pack<A, N> eps;
 #pragma unroll
   for (int i = 0; i < N; i += 4) {
-    const Words w = philox(static_cast<uint32_t>(d / 4) + static_cast<uint32_t>(i / 4), static_cast<uint32_t>(row),
-                           static_cast<uint32_t>(sample), kStreamNoise, seed);
+    const Words w = philox(static_cast<uint32_t>(d / 4) + static_cast<uint32_t>(i / 4), counted_row(seed, row),
+                           static_cast<uint32_t>(sample), kStreamNoise, seed.key);
     if (family == Family::laplace) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) eps[i + j] = laplace_noise<A>(w.word[j]);
@@ -346,9 +347,9 @@ MMVAE_DEVICE Pack<A, N> noise(uint64_t seed, int64_t row, int64_t sample, int64_
 
 // The normal of one dimension.
 template <class A>
-MMVAE_DEVICE A normal_at(uint64_t seed, int64_t row, int64_t sample, int64_t d) {
-  const Words w = philox(static_cast<uint32_t>(d / 4), static_cast<uint32_t>(row), static_cast<uint32_t>(sample),
-                         kStreamNoise, seed);
+MMVAE_DEVICE A normal_at(const SeedValue& seed, int64_t row, int64_t sample, int64_t d) {
+  const Words w = philox(static_cast<uint32_t>(d / 4), counted_row(seed, row), static_cast<uint32_t>(sample),
+                         kStreamNoise, seed.key);
   const bool second = d & 2;
   A n0, n1;
   box_muller(second ? w.word[2] : w.word[0], second ? w.word[3] : w.word[1], n0, n1);

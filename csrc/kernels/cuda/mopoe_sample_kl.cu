@@ -59,7 +59,7 @@ struct Choice {
 };
 
 // The available subsets of a list in counting order are those of the observed experts: no need to walk through it.
-MMVAE_DEVICE Choice choose_of_all(int64_t observed, uint64_t seed, int64_t row) {
+MMVAE_DEVICE Choice choose_of_all(int64_t observed, const SeedValue& seed, int64_t row) {
   Choice choice{(int64_t{1} << __popcll(observed)) - 1, -1};
   if (choice.usable == 0) return choice;
   int64_t left = choose_component(seed, row, choice.usable) + 1, members = 0;
@@ -69,7 +69,7 @@ MMVAE_DEVICE Choice choose_of_all(int64_t observed, uint64_t seed, int64_t row) 
   return choice;
 }
 
-MMVAE_DEVICE Choice choose(const SubsetList& subsets, int64_t observed, uint64_t seed, int64_t row) {
+MMVAE_DEVICE Choice choose(const SubsetList& subsets, int64_t observed, const SeedValue& seed, int64_t row) {
   if (subsets.counting) return choose_of_all(observed, seed, row);
   Choice choice{0, -1};
   for (int s = 0; s < subsets.listed; ++s) choice.usable += listed_subset(subsets, s).available(observed);
@@ -137,7 +137,7 @@ MMVAE_DEVICE void for_joint_subsets(const Terms& x, const AllSums<A>& sums, cons
 template <class S>
 static __global__ void __launch_bounds__(kBlock) mopoe_of_all(const __grid_constant__ MoPoE<S> a, int team) {
   using A = Arithmetic<S>;
-  const uint64_t seed = *a.seed;
+  const SeedValue seed = a.seed.read();
   const bool prior_in_all = a.subsets.prior == PriorPlace::all;
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     const int64_t observed = valid ? observed_experts(a.experts, row) : 0;
@@ -183,7 +183,7 @@ static __global__ void __launch_bounds__(kBlock) mopoe_of_all(const __grid_const
 template <class S, int kMax>
 static __global__ void __launch_bounds__(kBlock) mopoe_of_listed(const __grid_constant__ MoPoE<S> a, int team) {
   using A = Arithmetic<S>;
-  const uint64_t seed = *a.seed;
+  const SeedValue seed = a.seed.read();
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     const int64_t observed = valid ? observed_experts(a.experts, row) : 0;
     const Choice choice = choose(a.subsets, observed, seed, row);
@@ -210,7 +210,7 @@ static __global__ void __launch_bounds__(kBlock) mopoe_of_listed(const __grid_co
 // The chosen subset's part of the backward: its posterior is where grad_z goes.
 template <class S, int kMax>
 MMVAE_DEVICE void add_sample(const MoPoEBackward<S>& a, const ExpertTerms<S, kMax>& x, const Subset& chosen,
-                             uint64_t seed, int64_t row, int64_t d, TermGradients<S, kMax>& grads) {
+                             const SeedValue& seed, int64_t row, int64_t d, TermGradients<S, kMax>& grads) {
   using A = Arithmetic<S>;
   const A grad_z = from_memory<S>(a.grad_z[row * a.dim + d]), eps = normal_at<A>(seed, row, 0, d);
   x.posterior(a.experts, row, d, chosen, [&](const auto& q) { grads.add(x, chosen, q, of_sample(q, grad_z, eps)); });
@@ -235,7 +235,7 @@ static __global__ void __launch_bounds__(kBlock)
     mopoe_of_all_backward(const __grid_constant__ MoPoEBackward<S> a, int team) {
   using A = Arithmetic<S>;
   constexpr int kMax = kAllSubsets;
-  const uint64_t seed = a.grad_z == nullptr ? 0 : *a.seed;
+  const SeedValue seed = a.grad_z == nullptr ? SeedValue{} : a.seed.read();
   const bool prior_in_all = a.subsets.prior == PriorPlace::all;
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     if (!valid) return;
@@ -309,7 +309,7 @@ template <class S, int kMax>
 static __global__ void __launch_bounds__(kBlock)
     mopoe_of_listed_backward(const __grid_constant__ MoPoEBackward<S> a, int team) {
   using A = Arithmetic<S>;
-  const uint64_t seed = a.grad_z == nullptr ? 0 : *a.seed;
+  const SeedValue seed = a.grad_z == nullptr ? SeedValue{} : a.seed.read();
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     if (!valid) return;
     const int64_t observed = observed_experts(a.experts, row);

@@ -23,7 +23,7 @@ template <class S>
 static __global__ void __launch_bounds__(kBlock) poe(const __grid_constant__ PoE<S> a, int team) {
   using A = Arithmetic<S>;
   constexpr int N = kPack<S>;
-  const uint64_t seed = a.samples > 0 ? *a.seed : 0;
+  const SeedValue seed = a.samples > 0 ? a.seed.read() : SeedValue{};
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     const bool any = valid && any_observed(a.experts, row);
     A kl = 0;
@@ -83,8 +83,8 @@ struct Joint {
 };
 
 template <int N, class S>
-MMVAE_DEVICE Joint<Arithmetic<S>, N> joint_of(const PoEBackward<S>& a, bool any, uint64_t seed, int64_t row, int64_t d,
-                                              int64_t n) {
+MMVAE_DEVICE Joint<Arithmetic<S>, N> joint_of(const PoEBackward<S>& a, bool any, const SeedValue& seed, int64_t row,
+                                              int64_t d, int64_t n) {
   using A = Arithmetic<S>;
   const int64_t at = row * a.dim + d;
   Joint<A, N> q{};
@@ -133,7 +133,7 @@ template <class S>
 static __global__ void __launch_bounds__(kBlock) poe_backward(const __grid_constant__ PoEBackward<S> a, int team) {
   using A = Arithmetic<S>;
   constexpr int N = kPack<S>;
-  const uint64_t seed = a.grad_z != nullptr ? *a.seed : 0;
+  const SeedValue seed = a.grad_z != nullptr ? a.seed.read() : SeedValue{};
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     if (!valid) return;
     const bool any = any_observed(a.experts, row);
@@ -187,7 +187,7 @@ static __global__ void __launch_bounds__(kBlock)
         Pack<A, N> sum[kExperts] = {};
         for (int64_t row = begin; row < end; ++row) {
           if (!any_observed(p.experts, row)) continue;
-          const Joint<A, N> q = joint_of<N>(p, true, 0, row, d, n);
+          const Joint<A, N> q = joint_of<N>(p, true, {}, row, d, n);
 #pragma unroll
           for (int e = 0; e < kExperts; ++e) {
             const int m = first + e;

@@ -8,7 +8,7 @@ template <class S>
 static __global__ void __launch_bounds__(kBlock) reparameterize(const __grid_constant__ Reparameterize<S> a, int team) {
   using A = Arithmetic<S>;
   constexpr int N = kPack<S>;
-  const uint64_t seed = *a.seed;
+  const SeedValue seed = a.seed.read();
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     if (!valid) return;
     for_packs<N>(a.dim, team, lane, [&](int64_t d, int64_t n) {
@@ -31,7 +31,7 @@ static __global__ void __launch_bounds__(kBlock)
     reparameterize_backward(const __grid_constant__ ReparameterizeBackward<S> a, int team) {
   using A = Arithmetic<S>;
   constexpr int N = kPack<S>;
-  const uint64_t seed = *a.seed;
+  const SeedValue seed = a.seed.read();
   for_rows(a.rows, team, [&](int64_t row, int lane, bool valid) {
     if (!valid) return;
     for_packs<N>(a.dim, team, lane, [&](int64_t d, int64_t n) {

@@ -35,6 +35,34 @@ def log_p(modality, x, params):
     return total
 
 
+def noise_of_each(draw, seed, names, rows, dim, *samples):
+    """One draw for all experts, one after another along the dimensions: by modality, [..., rows, dim]."""
+    together = draw(seed, rows, len(names) * dim, *samples, dtype=torch.float64)
+    return {n: together[..., i * dim : (i + 1) * dim] for i, n in enumerate(names)}
+
+
+def weighted(model, name, log_likelihood, given=None):
+    """One log-likelihood as it enters a loss, by the rules that LikelihoodWeights states, from what it was told."""
+    weights = given or model.likelihood_weights
+    option, modality = weights._option, model.modalities[name]
+    if option == "none":
+        return log_likelihood
+    if option == "dimension":
+        sizes = {n: math.prod(m.shape) for n, m in model.modalities.items()}
+        return max(sizes.values()) / sizes[name] * log_likelihood
+    if option != "learned":
+        return option[name] * log_likelihood
+    w = torch.exp(4 * torch.tanh(weights.log_weights[name] / 4))
+    size = math.prod(modality.shape)
+    if modality.likelihood == "normal":  # the same with the variance s^2 / w: residuals as they are, another constant
+        constant, new = (torch.log(2 * math.pi * modality.scale**2 / v) / 2 for v in (w**0, w))
+    elif modality.likelihood == "laplace":
+        constant, new = (torch.log(2 * modality.scale / v) for v in (w**0, w))
+    else:
+        return w * log_likelihood + size * torch.log(w) / 2
+    return w * (log_likelihood + size * constant) - size * new
+
+
 def experts_of_row(model, batch, row, observed):
     """Encoders see the one row only."""
     return {m: [t[0] for t in model.encoders[m](batch[m][row : row + 1])] for m in observed}
@@ -65,6 +93,13 @@ def log_laplace(z, mu, logvar):
     return sum(
         -torch.abs(a - m) / torch.exp(lv / 2) - math.log(2) - lv / 2 for a, m, lv in zip(z, mu, logvar, strict=True)
     )
+
+
+def sticking(log_weights):
+    """Roeder et al.: the bound's value; its gradient is that of the log weights, weighed by constants."""
+    bound = torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+    surrogate = sum(w * lw for w, lw in zip(torch.softmax(log_weights, 0).detach(), log_weights, strict=True))
+    return bound.detach() + surrogate - surrogate.detach()
 
 
 def observed_rows(names, mask):

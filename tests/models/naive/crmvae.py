@@ -3,14 +3,25 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, observed_rows, product
+from .common import (
+    Record,
+    decode_row,
+    experts_of_row,
+    kl_between,
+    kl_to_prior,
+    log_p,
+    noise_of_each,
+    observed_rows,
+    product,
+    weighted,
+)
 
 
 def loss(model, batch, mask, seed):
     names, rows, dim = list(model.modalities), mask.shape[0], model.latent_dim
     base = seed_tensor(seed)
     eps = philox_normal(base, rows, dim, dtype=torch.float64)
-    own_eps = {n: philox_normal(branch(base, 1 + i), rows, dim, dtype=torch.float64) for i, n in enumerate(names)}
+    own_eps = noise_of_each(philox_normal, branch(base, 1), names, rows, dim)
     record = Record(model, rows)
     for b, there in observed_rows(names, mask):
         experts = experts_of_row(model, batch, b, there)
@@ -23,6 +34,6 @@ def loss(model, batch, mask, seed):
             own = experts[m][0] + torch.exp(experts[m][1] / 2) * own_eps[m][b]
             joint[m] = log_p(model.modalities[m], batch[m][b], decode_row(model, m, z))
             alone = log_p(model.modalities[m], batch[m][b], decode_row(model, m, own))
-            total = total - model.likelihood_weights[m] * (joint[m] + alone) / 2
+            total = total - (weighted(model, m, joint[m]) + weighted(model, m, alone)) / 2
         record.add(total / (len(there) + 1), kl, **joint)
     return record.result()

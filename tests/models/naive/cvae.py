@@ -2,7 +2,7 @@ import torch
 
 from mmvae_fast.reference import philox_normal
 
-from .common import Record, experts_of_row, kl_between, log_p
+from .common import Record, experts_of_row, kl_between, log_p, weighted
 from .joint import pool
 
 
@@ -25,5 +25,5 @@ def loss(model, batch, mask, seed):
         z = torch.cat([mu + torch.exp(logvar / 2) * eps[b], pool(model.context, given, size)])
         kl = kl_between(mu, logvar, *prior)
         ll = {m: log_p(model.modalities[m], batch[m][b], model.decoders[m](z[None])[0]) for m in targets}
-        record.add(model.beta * kl - sum(model.likelihood_weights[m] * v for m, v in ll.items()), kl, **ll)
+        record.add(model.beta * kl - sum(weighted(model, m, v) for m, v in ll.items()), kl, **ll)
     return record.result()

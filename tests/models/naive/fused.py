@@ -2,7 +2,7 @@ import torch
 
 from mmvae_fast.reference import philox_normal
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, observed_rows, product
+from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, observed_rows, product, weighted
 
 
 def fuse(model, names, experts, there):
@@ -30,5 +30,5 @@ def loss(model, batch, mask, seed):
         z = mu + torch.exp(logvar / 2) * eps[b]
         ll = {m: log_p(model.modalities[m], batch[m][b], decode_row(model, m, z)) for m in there}
         kl = kl_to_prior(mu, logvar)
-        record.add(model.beta * kl - sum(model.likelihood_weights[m] * v for m, v in ll.items()), kl, **ll)
+        record.add(model.beta * kl - sum(weighted(model, m, v) for m, v in ll.items()), kl, **ll)
     return record.result()

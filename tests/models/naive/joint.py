@@ -4,7 +4,7 @@ import torch
 
 from mmvae_fast.reference import philox_normal
 
-from .common import Record, decode_row, kl_to_prior, log_p, observed_rows
+from .common import Record, decode_row, kl_to_prior, log_p, observed_rows, weighted
 
 
 def perceptron(layers, x):
@@ -41,6 +41,6 @@ def elbo_loss(model, batch, mask, seed, extra=lambda b, there, mu, logvar: 0.0):
         z = mu + torch.exp(logvar / 2) * eps[b]
         ll = {m: log_p(model.modalities[m], batch[m][b], decode_row(model, m, z)) for m in there}
         kl = kl_to_prior(mu, logvar)
-        fit = sum(model.likelihood_weights[m] * v for m, v in ll.items())
+        fit = sum(weighted(model, m, v) for m, v in ll.items())
         record.add(model.beta * kl - fit + extra(b, there, mu, logvar), kl, **ll)
     return record.result()

@@ -1,9 +1,8 @@
 import torch
 
-from mmvae_fast.models.seeds import branch
-from mmvae_fast.reference import philox_normal, seed_tensor
+from mmvae_fast.reference import philox_normal
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p
+from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, noise_of_each, weighted
 
 
 def kl_to_log_uniform(log_alpha):
@@ -14,8 +13,7 @@ def kl_to_log_uniform(log_alpha):
 
 def loss(model, batch, mask, seed):
     names, rows, dim = list(model.modalities), mask.shape[0], model.latent_dim
-    base = seed_tensor(seed)
-    eps = {n: philox_normal(branch(base, i), rows, dim, dtype=torch.float64) for i, n in enumerate(names)}
+    eps = noise_of_each(philox_normal, seed, names, rows, dim)
     record = Record(model, rows)
     for b in range(rows):
         there = [n for i, n in enumerate(names) if mask[b, i]]
@@ -29,7 +27,7 @@ def loss(model, batch, mask, seed):
                 kl = kl_to_prior(mu, logvar)
                 z = mu + torch.exp(logvar / 2) * eps[i][b]
             ll = {j: log_p(model.modalities[j], batch[j][b], decode_row(model, j, z)) for j in there}
-            total = model.beta * kl - sum(model.likelihood_weights[j] * v for j, v in ll.items())
+            total = model.beta * kl - sum(weighted(model, j, v) for j, v in ll.items())
             n = len(there)
             record.add(total / n, kl / n, **{j: v / n for j, v in ll.items()})
     return record.result()

@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, product
+from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, product, weighted
 
 
 def loss(model, batch, mask, seed):
@@ -36,7 +36,7 @@ def loss(model, batch, mask, seed):
                 kl = kl + kl_between(mu, logvar, *prior)
                 z = mu + torch.exp(logvar / 2) * eps[level][k, b]
             ll = {n: log_p(model.modalities[n], batch[n][b], decode_row(model, n, z)) for n in there}
-            total = model.beta * kl - sum(model.likelihood_weights[n] * v for n, v in ll.items())
+            total = model.beta * kl - sum(weighted(model, n, v) for n, v in ll.items())
             share = len(usable)
             record.add(total / share, kl / share, **{n: v / share for n, v in ll.items()})
     return record.result()

@@ -2,7 +2,7 @@ import torch
 
 from mmvae_fast.reference import choose_component, philox_normal
 
-from .common import Record, decode_row, experts_of_row, kl_between, log_p, observed_rows
+from .common import Record, decode_row, experts_of_row, kl_between, log_p, observed_rows, weighted
 
 
 def loss(model, batch, mask, seed):
@@ -21,5 +21,5 @@ def loss(model, batch, mask, seed):
         precision = sum(share * torch.exp(-lv) for _, lv in compared)
         f_mu = sum(share * torch.exp(-lv) * m for m, lv in compared) / precision
         js = sum(share * kl_between(m, lv, f_mu, -torch.log(precision)) for m, lv in compared)
-        record.add(model.beta * js - sum(model.likelihood_weights[m] * v for m, v in ll.items()), js, **ll)
+        record.add(model.beta * js - sum(weighted(model, m, v) for m, v in ll.items()), js, **ll)
     return record.result()

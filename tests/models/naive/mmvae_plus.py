@@ -3,7 +3,18 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_laplace, philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, log_laplace, log_normal, log_p, observed_rows
+from .common import (
+    Record,
+    decode_row,
+    experts_of_row,
+    log_laplace,
+    log_normal,
+    log_p,
+    noise_of_each,
+    observed_rows,
+    sticking,
+    weighted,
+)
 
 
 def log_weight(model, fit, u, w, log_density, log_q_u, log_q_w, log_p_w):
@@ -28,7 +39,7 @@ def loss(model, batch, mask, seed):
     sizes = model.private_dims
     log_density, noise = (log_laplace, philox_laplace) if model.family == "laplace" else (log_normal, philox_normal)
     base, count = seed_tensor(seed), len(names)
-    eps_u = {n: noise(branch(base, i), rows, dim, samples, dtype=torch.float64) for i, n in enumerate(names)}
+    eps_u = noise_of_each(noise, base, names, rows, dim, samples)
     eps_w, eps_r = {}, {}
     for i, n in enumerate(names):
         if sizes[n]:
@@ -37,7 +48,7 @@ def loss(model, batch, mask, seed):
     record = Record(model, rows)
     for b, there in observed_rows(names, mask):
         experts = experts_of_row(model, batch, b, there)
-        constants = {n: [t.detach() for t in q] if model.estimator == "dreg" else q for n, q in experts.items()}
+        constants = {n: q if model.estimator == "iwae" else [t.detach() for t in q] for n, q in experts.items()}
         for m in there:
             (mu, logvar), log_weights, leaves = experts[m], [], []
             for k in range(samples):
@@ -59,7 +70,7 @@ def loss(model, batch, mask, seed):
                         own = scale * eps_r[d][names.index(m) * samples + k, b]
                     latent = torch.cat([u, own]) if sizes[d] else u
                     ll[d] = log_p(model.modalities[d], batch[d][b], decode_row(model, d, latent))
-                fit = sum(model.likelihood_weights[d] * v for d, v in ll.items())
+                fit = sum(weighted(model, d, v) for d, v in ll.items())
                 lw, log_p_u = log_weight(model, fit, u, w, log_density, log_q_u, log_q_w, log_p_w)
                 share = len(there) * samples
                 divergence = log_q_u + log_q_w - log_p_u - log_p_w
@@ -69,11 +80,14 @@ def loss(model, batch, mask, seed):
             stacked = torch.stack(log_weights)
             if model.estimator == "iwae":
                 value = torch.log(torch.exp(stacked - stacked.max().detach()).mean()) + stacked.max().detach()
+            elif model.estimator == "stl":
+                value = sticking(stacked)
             else:
                 weights = torch.softmax(stacked, 0).detach()
                 value = (weights * stacked).sum()
                 for wk, lw, (z, leaf) in zip(weights, log_weights, leaves, strict=True):
                     (slope,) = torch.autograd.grad(lw, leaf, retain_graph=True)
-                    value = value + ((wk**2 * slope).detach() * (z - z.detach())).sum()
+                    rule = wk - model.beta * (wk - wk**2)  # see mmvae.py
+                    value = value + ((rule * slope).detach() * (z - z.detach())).sum()
             record.add(-value / len(there))
     return record.result()

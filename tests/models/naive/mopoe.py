@@ -3,7 +3,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import choose_component, philox_normal, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, product
+from .common import Record, decode_row, experts_of_row, kl_to_prior, log_p, product, weighted
 
 
 def loss(model, batch, mask, seed):
@@ -35,7 +35,8 @@ def loss(model, batch, mask, seed):
                 own_seed = branch(seed_tensor(seed), 100_000 + names.index(n))
                 noise = philox_normal(own_seed, rows, sizes[n], dtype=torch.float64)[b]
                 latent = torch.cat([z, mu + torch.exp(logvar / 2) * noise])
-                record.add(model.beta_private * kl_to_prior(mu, logvar), kl_to_prior(mu, logvar))
+                private_kl = kl_to_prior(mu, logvar)
+                record.add(model.beta * model.beta_private * private_kl, private_kl)
             ll = log_p(model.modalities[n], batch[n][b], decode_row(model, n, latent))
-            record.add(-model.likelihood_weights[n] * ll, **{n: ll})
+            record.add(-weighted(model, n, ll), **{n: ll})
     return record.result()

@@ -1,24 +1,39 @@
+import itertools
+
 import torch
 
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, seed_tensor
 
-from .common import decode_row, experts_of_row, kl_to_prior, log_p, product
+from .common import decode_row, experts_of_row, kl_to_prior, log_p, noise_of_each, product, weighted
+
+
+def sets_of_a_step(model, seed, rows):
+    """(members, noise [rows, D]) of all, of each one alone, and of the random sets.
+
+    The sets of 2 to M-1 modalities stand in the order of their bitmasks, bit i = i-th modality; each has a normal, of
+    dimension its place, and those with the largest ones are drawn.
+    """
+    names, base, dim = list(model.modalities), seed_tensor(seed), model.latent_dim
+    sets = [(names, philox_normal(base, rows, dim, dtype=torch.float64))]
+    sets += [([n], eps) for n, eps in noise_of_each(philox_normal, branch(base, 1), names, rows, dim).items()]
+    if model.training and model.n_random_subsets:
+        pool = [c for size in range(2, len(names)) for c in itertools.combinations(range(len(names)), size)]
+        pool.sort(key=lambda members: sum(2**i for i in members))
+        keys = philox_normal(branch(base, -1), 1, len(pool))[0].tolist()
+        places = sorted(range(len(pool)), key=lambda place: -keys[place])[: model.n_random_subsets]
+        for i, place in enumerate(places):
+            eps = philox_normal(branch(base, 2 + i), rows, dim, dtype=torch.float64)
+            sets.append(([names[m] for m in pool[place]], eps))
+    return sets
 
 
 def loss(model, batch, mask, seed):
     names = list(model.modalities)
     rows = mask.shape[0]
-    base = seed_tensor(seed)
-    sets = [(names, base)]
-    sets += [([n], branch(base, 1 + i)) for i, n in enumerate(names)]
-    for i, row in enumerate(model._random_subsets(branch(base, -1)).tolist()):
-        chosen = [n for n, there in zip(names, row, strict=True) if there]
-        sets.append((chosen, branch(base, len(names) + 1 + i)))
-    assert len(sets) == 1 + len(names) + model.n_random_subsets
+    sets = sets_of_a_step(model, seed, rows)
     loss, kl_mean, ll_mean = 0.0, 0.0, dict.fromkeys(names, 0.0)
-    for k, (members, set_seed) in enumerate(sets):
-        eps = philox_normal(set_seed, rows, model.latent_dim, dtype=torch.float64)
+    for k, (members, eps) in enumerate(sets):
         for b in range(rows):
             there = [n for i, n in enumerate(names) if mask[b, i] and n in members]
             if not there:
@@ -31,6 +46,6 @@ def loss(model, batch, mask, seed):
             kl_mean = kl_mean + (kl / rows if k == 0 else 0.0)
             for n in there:
                 ll = log_p(model.modalities[n], batch[n][b], decode_row(model, n, z))
-                loss = loss - model.likelihood_weights[n] * ll / rows
+                loss = loss - weighted(model, n, ll) / rows
                 ll_mean[n] = ll_mean[n] + (ll / rows if k == 0 else 0.0)
     return loss, kl_mean, ll_mean

@@ -2,7 +2,7 @@ import torch
 
 from mmvae_fast.reference import philox_normal
 
-from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, observed_rows, product
+from .common import Record, decode_row, experts_of_row, kl_between, kl_to_prior, log_p, observed_rows, product, weighted
 
 
 def loss(model, batch, mask, seed):
@@ -15,7 +15,7 @@ def loss(model, batch, mask, seed):
         z = mu + torch.exp(logvar / 2) * eps[b]
         n = len(there)
         ll = {m: log_p(model.modalities[m], batch[m][b], decode_row(model, m, z)) for m in there}
-        fit = sum(model.likelihood_weights[m] * v for m, v in ll.items())
+        fit = sum(weighted(model, m, v) for m, v in ll.items())
         kl = kl_to_prior(mu, logvar)
         conditional = sum(kl_between(mu, logvar, *experts[m]) for m in there) / n
         total = -(n - model.alpha) / n * fit + model.beta * ((1 - model.alpha) * kl + model.alpha * conditional)

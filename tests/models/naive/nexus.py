@@ -5,7 +5,7 @@ import torch
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_normal, philox_uniform, seed_tensor
 
-from .common import Record, decode_row, experts_of_row, kl_to_prior, log_normal, log_p, observed_rows
+from .common import Record, decode_row, experts_of_row, kl_to_prior, log_normal, log_p, observed_rows, weighted
 
 
 def heard_in_row(u, there, names, dropout):
@@ -28,7 +28,7 @@ def loss(model, batch, mask, seed):
         experts = experts_of_row(model, batch, b, there)
         z = {n: mu + torch.exp(logvar / 2) * eps[n][b] for n, (mu, logvar) in experts.items()}
         ll = {n: log_p(model.modalities[n], batch[n][b], decode_row(model, n, z[n])) for n in there}
-        total = sum(model.beta * kl_to_prior(*experts[n]) - model.likelihood_weights[n] * ll[n] for n in there)
+        total = sum(model.beta * kl_to_prior(*experts[n]) - weighted(model, n, ll[n]) for n in there)
         heard = heard_in_row(uniforms[b], there, names, model.dropout if model.training else 0.0)
         message = sum(model.messages[n](z[n].detach()) for n in heard) / len(heard)
         out = model.top_encoder(message)

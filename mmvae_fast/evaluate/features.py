@@ -1,0 +1,107 @@
+"""Spaces in which samples are compared: what a classifier sees, principal components, or a network of your own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmvae_fast._lazy import require
+from mmvae_fast.evaluate.oracles import Oracle
+from mmvae_fast.modalities import Modality
+
+_COMPONENTS = 32
+INCEPTION_SIZES = (64, 192, 768, 2048)
+
+
+@dataclass(frozen=True)
+class Features:
+    """A function of samples x [B, *shape] -> [B, F], with a name: a distance means nothing without its space."""
+
+    name: str
+    compute: Callable[[Tensor], np.ndarray]
+
+    def __call__(self, x: Tensor) -> np.ndarray:
+        found = np.asarray(self.compute(x), dtype=np.float64)
+        if found.ndim != 2 or len(found) != len(x):
+            raise ValueError(f"features {self.name!r}: gave shape {list(found.shape)}, expected [B, F], B = {len(x)}")
+        if not np.isfinite(found).all():
+            raise ValueError(f"features {self.name!r}: gave NaN or infinite values")
+        return found
+
+
+def oracle_features(oracle: Oracle) -> Features:
+    """What a classifier of :func:`mmvae_fast.evaluate.fit_oracle` sees."""
+    return Features(oracle.feature_space, oracle.features)
+
+
+def pca_features(modality: Modality, real: Tensor, components: int = _COMPONENTS) -> Features:
+    """The principal components of real samples [N, *shape], flattened (of token ids: which one stands where)."""
+    if type(components) is not int or components < 1:
+        raise ValueError(f"pca_features: components is {components!r}, expected 1 or more")
+    if len(real) < 2:
+        raise ValueError(f"pca_features: got {len(real)} samples, expected two or more")
+    vocabulary = 0 if modality.dtype.is_floating_point else int(getattr(modality, "vocabulary_size", real.max() + 1))
+
+    def flat(x: Tensor) -> np.ndarray:
+        if vocabulary:
+            x = torch.nn.functional.one_hot(x.clamp(0, vocabulary - 1), vocabulary)
+        return x.flatten(1).double().numpy(force=True)
+
+    points = flat(real)
+    count = min(components, *points.shape)
+    pca = require("sklearn.decomposition", extra="evaluate").PCA(count, svd_solver="full").fit(points)
+    return Features(f"{count} principal components", lambda x: pca.transform(flat(x)))
+
+
+def module_features(module: nn.Module, name: str | None = None, *, batch_size: int = 256) -> Features:
+    """A network of your own: x [B, *shape] -> [B, F]; it is put into ``eval()``."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module_features: module is a {type(module).__name__}, expected an nn.Module")
+    module.eval()
+    of = next(module.parameters(), torch.zeros(()))
+
+    @torch.no_grad()
+    def compute(x: Tensor) -> np.ndarray:
+        return torch.cat([module(part.to(of.device)).flatten(1) for part in x.split(batch_size)]).numpy(force=True)
+
+    return Features(name or type(module).__name__, compute)
+
+
+def inception_features(weights: str | os.PathLike, size: int = 2048, *, batch_size: int = 64) -> Features:
+    """The Inception network of the usual FID, with weights that you have: nothing is downloaded.
+
+    Args:
+        weights: the file ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity, which has to be installed.
+        size: of the features: 64, 192, 768 or 2048.
+
+    Images [B, C, H, W] in [0, 1], of one channel or three, go in as torchmetrics' FrechetInceptionDistance takes them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: torchmetrics or torch-fidelity is missing.
+    """
+    if size not in INCEPTION_SIZES:
+        raise ValueError(f"inception_features: size is {size!r}, expected one of {INCEPTION_SIZES}")
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(f"inception_features: {path} is no file, expected the weights of torch-fidelity")
+    fid = require("torchmetrics.image.fid", extra="evaluate")
+    try:
+        metric = fid.FrechetInceptionDistance(feature=size, feature_extractor_weights_path=str(path))
+    except ModuleNotFoundError as error:
+        raise ImportError("inception_features needs torch-fidelity: pip install torch-fidelity") from error
+
+    @torch.no_grad()
+    def compute(x: Tensor) -> np.ndarray:
+        if x.dim() != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(f"inception_features: got shape {list(x.shape)}, expected [B, 1 or 3, H, W]")
+        pictures = (x.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)
+        return torch.cat([metric.inception(part) for part in pictures.split(batch_size)]).numpy(force=True)
+
+    return Features(f"Inception, {size}", compute)

@@ -1,0 +1,156 @@
+"""The whole evaluation: what it finds in a trained model, and that it takes every kind of model, rows missing."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import MODELS
+
+pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
+pytest.importorskip("sklearn", reason="needs the 'evaluate' extra")
+
+from mmvae_fast.evaluate import evaluate, write_report
+from mmvae_fast.modalities import Text, Vector
+from mmvae_fast.models import CVAE, MoPoE
+
+WORDS = ("red", "green", "blue")
+
+
+def coloured(rows, seed):
+    """A point near one of three corners, and the word for it."""
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (rows,), generator=g)
+    return {
+        "point": torch.eye(3)[labels] * 3 + 0.3 * torch.randn(rows, 3, generator=g),
+        "word": labels[:, None] + 2,
+    }, labels
+
+
+@pytest.fixture(scope="module")
+def trained():
+    pytest.importorskip("lightning", reason="needs the 'train' extra")
+    from mmvae_fast.training import fit
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = {"point": Vector(3, hidden=(16,), scale=0.3), "word": Text(WORDS, 1, hidden=(16,))}
+        model = MoPoE(parts, 2, likelihood_weights="dimension")
+    fit(model, coloured(400, 0)[0], epochs=20, batch_size=50, lr=1e-2, progress=False)
+    return model.train()
+
+
+def test_a_trained_model(trained):
+    data, labels = coloured(160, 1)
+    data["mask"] = torch.ones(160, 2, dtype=torch.bool)
+    data["mask"][:20, 0] = False
+    data["point"][:20] = torch.nan
+    labels[-10:] = -1
+    report = evaluate(trained, data, labels, n_samples=20, generated=200, train=coloured(300, 2))
+    found = report.as_dict()
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["model"] == "MoPoE" and found["observed"] == {"point": 140, "word": 160} and found["labelled"] == 150
+    assert found["coherence"]["point"]["word"] > 0.95 and found["coherence"]["word"]["point"] > 0.95
+    assert found["oracles"]["point"]["accuracy"] > 0.98 and found["oracles"]["word"]["rows"] == 150
+    assert found["log_likelihood"]["joint"]["point"]["rows"] == 140
+    assert found["log_likelihood"]["conditional"]["point"]["mean"] > -0.3  # the word follows from the point
+    assert (
+        found["reconstruction"]["word"]["point"]["mse"] < 0.5
+        and found["reconstruction"]["word"]["point"]["rows"] == 140
+    )
+    assert (
+        found["latents"]["word"]["probe_accuracy"] > 0.95 and found["latents"]["point+word"]["cluster_accuracy"] > 0.9
+    )
+    samples = found["samples"]["point"]
+    assert samples["floor"] > 0 and samples["features"] == "svc oracle" and samples["rows"] == 65
+    assert 0 <= found["joint_coherence"] <= 1
+    assert all(part.training for part in trained.modules())  # as it came
+
+
+def test_it_is_the_same_again(trained):
+    data, labels = coloured(40, 1)
+    first, again = (evaluate(trained, data, labels, n_samples=3, generated=30).as_dict() for _ in range(2))
+    assert first == again
+    other = evaluate(trained, data, labels, n_samples=3, generated=30, seed=1).as_dict()
+    assert first["log_likelihood"] != other["log_likelihood"] and first["samples"] != other["samples"]
+
+
+def test_without_labels_and_files(trained, tmp_path):
+    data, _ = coloured(40, 1)
+    report = evaluate(trained, data, subsets=[["point"]], n_samples=0, generated=40)
+    assert set(report.figures) == {"model", "rows", "observed", "settings", "reconstruction", "samples"}
+    assert report.figures["samples"]["word"]["features"] == "5 principal components"
+    text, page = report.as_text(), report.as_markdown()
+    assert "word from point" in text and "word from word" not in text
+    assert "| word from point | 40 |" in page and page.startswith("# Evaluation\n\nMoPoE on 40 rows")
+    assert json.loads(report.save(tmp_path / "report.json").read_text()) == report.as_dict()
+    assert report.save(tmp_path / "report.md").read_text() == page
+    assert report.save(tmp_path / "report.txt").read_text() == text
+    with pytest.raises(ValueError, match=r"ends in '.csv', expected .json, .md or .txt"):
+        report.save(tmp_path / "report.csv")
+
+
+@pytest.mark.parametrize("kind", ["labels", "none", "CVAE"])
+def test_a_folder(trained, tmp_path, kind):
+    pytest.importorskip("matplotlib", reason="needs the 'plots' extra")
+    model, names = trained, {"traversal_point.png", "traversal_word.png"}
+    if kind == "CVAE":
+        model, names = CVAE(trained.modalities, 2, condition=["word"]), {"traversal_point.png"}
+    data, labels = coloured(40, 1)
+    data["mask"] = {"point": torch.arange(40) > 4}
+    labels = None if kind == "none" else labels
+    report = evaluate(model, data, labels, n_samples=2, generated=30)
+    history = [{"epoch": 1, "elbo": -3.0, "kl": 1.0, "ll_point": -2.0}]
+    (tmp_path / "notes.txt").write_text("mine")
+    written = write_report(tmp_path, report, model, data, labels, history=history)
+    names |= {"report.json", "report.md", "grid.png", "latents.png", "training.png"}
+    assert {path.name for path in written} == names | ({"coherence.png"} if kind != "none" else set())
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written} | {"notes.txt"}
+    page = (tmp_path / "report.md").read_text()
+    assert page.startswith(report.as_markdown()) and "![grid](grid.png)" in page
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="expected a folder"):
+        write_report(tmp_path / "file", report, model, data, labels)
+
+
+def test_bad_input(trained):
+    data, labels = coloured(20, 1)
+    with pytest.raises(ValueError, match="n_samples is -1"):
+        evaluate(trained, data, n_samples=-1)
+    with pytest.raises(ValueError, match="labels is None"):
+        evaluate(trained, data, train=(data, labels))
+    with pytest.raises(ValueError, match="train: batch names the modality 'x'"):
+        evaluate(trained, data, labels, n_samples=0, train=({"x": data["point"]}, labels))
+    with pytest.raises(ValueError, match="n is 0, expected 1 or more samples"):
+        evaluate(trained, data, n_samples=0, generated=0)
+
+
+KINDS = ["MVAE", "MoPoE private", "MMVAE", "MMVAE+ iwae", "CMVAE", "DMVAE", "MHVAE", "Nexus", "JNF 2", "CVAE"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_with_rows_missing(kind):
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = MODELS[kind]().double()
+    g = torch.Generator().manual_seed(0)
+    data = {
+        "image": torch.rand(80, 1, 2, 2, generator=g, dtype=torch.float64),
+        "text": torch.randint(0, 5, (80, 3), generator=g),
+        "audio": torch.randn(80, 2, 3, generator=g, dtype=torch.float64),
+        "vector": torch.randn(80, 4, generator=g, dtype=torch.float64),
+        "mask": torch.rand(80, 4, generator=g) < 0.8,
+    }
+    data["audio"][~data["mask"][:, 2]] = torch.nan
+    labels = torch.arange(80) % 2
+    subsets = [["image"], ["text", "vector"]]
+    report = evaluate(model, data, labels, subsets=subsets, n_samples=2, generated=20, batch_size=32)
+    figures = report.figures
+    assert len(figures["reconstruction"]) == len(figures["coherence"]) == len(figures["latents"]) == 2
+    for table in (figures["reconstruction"], figures["log_likelihood"]["joint"], figures["latents"]):
+        assert len(table) == 2
+    values = [value for of in figures["coherence"].values() for value in of.values()]
+    values += [row["mean"] for row in figures["log_likelihood"]["conditional"].values()]
+    values += [row["distance"] for row in figures["samples"].values()]
+    assert values and all(math.isfinite(value) for value in values)
+    assert set(figures["samples"]) == set(model.modalities) - set(model.always_given)

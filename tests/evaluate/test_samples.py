@@ -1,0 +1,151 @@
+"""Fréchet distance, precision and recall, and the classifier score, where the answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
+pytest.importorskip("sklearn", reason="needs the 'evaluate' extra")
+
+from mmvae_fast.evaluate import (
+    Features,
+    classifier_score,
+    frechet,
+    frechet_distance,
+    inception_features,
+    module_features,
+    pca_features,
+    precision_recall,
+)
+from mmvae_fast.modalities import Text, Vector
+
+
+def gaussian(rows, mean, root, seed=0):
+    """Points whose sample mean and covariance are exactly mean and root root'."""
+    x = np.random.default_rng(seed).normal(size=(rows, len(mean)))
+    x -= x.mean(0)
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
+    return np.asarray(mean) + x @ np.asarray(root).T
+
+
+def test_distance_of_gaussians_has_its_closed_form():
+    """Of commuting covariances: |m - n|^2 + sum (s - t)^2 of the standard deviations."""
+    turn = np.array([[math.cos(0.3), -math.sin(0.3)], [math.sin(0.3), math.cos(0.3)]])
+    a = gaussian(50, [0, 0], turn @ np.diag([1.0, 2.0]), seed=1)
+    b = gaussian(80, [3, -1], turn @ np.diag([2.0, 0.5]), seed=2)
+    assert frechet_distance(a, b) == pytest.approx(10 + 1 + 2.25)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_distance_of_covariances_that_do_not_commute_is_scipys():
+    linalg = pytest.importorskip("scipy.linalg")
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(40, 5)) @ rng.normal(size=(5, 5)), rng.normal(size=(30, 5))
+    root = linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
+    expected = np.square(a.mean(0) - b.mean(0)).sum()
+    expected += np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected)
+
+
+def test_fewer_rows_than_features_stay_real():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 20)), rng.normal(size=(6, 20))
+    assert frechet_distance(a, b) > 0
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_module_as_features_gives_torchmetrics_distance():
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 6))
+    network.num_features = 6
+    real, made = torch.rand(40, 3, 4, 4), torch.rand(40, 3, 4, 4) ** 2
+    metric = FrechetInceptionDistance(feature=network, normalize=True)
+    metric.update(real, real=True)
+    metric.update(made, real=False)
+    features = module_features(network, batch_size=7)
+    assert features.name == "Sequential"
+    assert frechet_distance(features(real), features(made)) == pytest.approx(metric.compute().item(), rel=1e-3)
+
+
+def test_frechet_reports_the_floor_of_as_many_real_rows():
+    g = torch.Generator().manual_seed(0)
+    real, same = torch.randn(400, 3, generator=g), torch.randn(300, 3, generator=g)
+    features = Features("as they are", lambda x: x.numpy())
+    perfect, shifted = frechet(real, same, features), frechet(real, same + 2, features)
+    assert perfect.rows == 200 and perfect.features == "as they are"
+    assert 0 < perfect.floor < 0.2 and perfect.distance == pytest.approx(perfect.floor, abs=0.1)
+    assert shifted.floor == perfect.floor and shifted.distance == pytest.approx(12, abs=2.5)
+    assert frechet(real, same, features, seed=1) != perfect
+    with pytest.raises(ValueError, match="got 3 real and 300 generated samples"):
+        frechet(real[:3], same, features)
+
+
+def test_principal_components_of_numbers_and_of_tokens():
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 1, 1, 1, 1, 1])
+    features = pca_features(Vector(6), x, components=2)
+    assert features.name == "2 principal components" and features(x).shape == (50, 2)
+    assert abs(np.corrcoef(features(x)[:, 0], x[:, 0])[0, 1]) > 0.99
+    ids = torch.randint(0, 5, (50, 3), generator=torch.Generator().manual_seed(0))
+    tokens = pca_features(Text(5, 3), ids)
+    assert tokens(ids).shape == (50, 15)  # all there are
+    distance = np.square(tokens(ids)[:, None] - tokens(ids)).sum(-1)
+    np.testing.assert_allclose(distance, 2 * (ids[:, None] != ids).sum(-1), atol=1e-9)
+
+
+def test_precision_and_recall_of_identical_disjoint_and_partial_sets():
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(200, 2))
+    assert precision_recall(real, real.copy()) == (1.0, 1.0, 3)
+    assert precision_recall(real, real + 100) == (0.0, 0.0, 3)
+    right = real[real[:, 0] > 0]
+    precision, recall, _ = precision_recall(real, np.repeat(right, 2, 0)[: len(real)], k=5)
+    assert precision == 1.0 and 0.35 < recall < 0.75
+    mixed = np.concatenate([real[:100], real[:100] + 50])
+    assert precision_recall(real, mixed).precision == 0.5
+
+
+def test_precision_by_hand():
+    real, made = np.array([[0.0], [1.0], [3.0]]), np.array([[-0.9], [-1.1], [4.9], [5.1]])
+    assert precision_recall(real, made, k=1).precision == 0.5  # radii 1, 1, 2
+    assert precision_recall(real, made, k=1).recall == 0.0  # radii 0.2: -1.1 to -0.7 and 4.7 to 5.3
+
+
+def test_classifier_score():
+    confident = np.eye(4)[np.arange(40) % 4]
+    assert classifier_score(confident, splits=1) == (pytest.approx(4.0), 0.0)
+    assert classifier_score(np.eye(4)[np.zeros(40, int)]).score == pytest.approx(1.0)
+    assert classifier_score(np.full((40, 4), 0.25)).score == pytest.approx(1.0)
+    p = np.array([[0.9, 0.1], [0.3, 0.7]])
+    m = p.mean(0)
+    assert classifier_score(p, splits=1).score == pytest.approx(math.exp((p * np.log(p / m)).sum() / 2))
+    first, second = (classifier_score(half, splits=1).score for half in (confident[:20], np.full((20, 4), 0.25)))
+    both = classifier_score(np.concatenate([confident[:20], np.full((20, 4), 0.25)]), splits=2)
+    assert both.score == pytest.approx((first + second) / 2) and both.deviation == pytest.approx((first - second) / 2)
+
+
+def test_bad_input(tmp_path):
+    x = np.zeros((5, 2))
+    for bad in (np.zeros(5), np.zeros((1, 2)), np.zeros((5, 3)), np.full((5, 2), np.nan)):
+        with pytest.raises(ValueError, match="frechet_distance: got shapes"):
+            frechet_distance(x, bad)
+    with pytest.raises(ValueError, match="more than k = 5"):
+        precision_recall(x, x, k=5)
+    with pytest.raises(ValueError, match="k is 0"):
+        precision_recall(x, x, k=0)
+    with pytest.raises(ValueError, match="rows of which sum to 1"):
+        classifier_score(x)
+    with pytest.raises(ValueError, match=r"features 'flat': gave shape \[3\]"):
+        Features("flat", lambda x: np.zeros(3))(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="features 'nan': gave NaN"):
+        Features("nan", lambda x: np.full((3, 1), np.nan))(torch.zeros(3, 2))
+    with pytest.raises(TypeError, match="module is a function"):
+        module_features(lambda x: x)
+    with pytest.raises(ValueError, match="size is 100"):
+        inception_features(tmp_path / "w.pth", size=100)
+    with pytest.raises(FileNotFoundError, match="w.pth is no file"):
+        inception_features(tmp_path / "w.pth")
