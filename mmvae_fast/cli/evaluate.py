@@ -23,6 +23,10 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report.json, report.md and pictures: every measure, for every subset."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Judge a model on data: loss, elbo and log-likelihoods in nats, and how well each modality predicts the others."""
@@ -36,11 +40,29 @@ def evaluate(
         opened = Run.load(run)
         dataset = opened.dataset(data)
         batches = track(opened.batches(dataset, batch_size, workers), -(-len(dataset) // batch_size), "evaluating")
+        if report is not None and report.exists() and not report.is_dir():
+            raise NotADirectoryError(f"--report {report} is a file, expected a folder to write to")
         found = score(opened.model, batches, n_samples=samples, seed=seed)
         if text := dataset.report():
             print(f"{text}\nThey counted as missing.", file=sys.stderr)
         found = {"data": str(dataset.manifest.path), **found}
         print(json.dumps(found, indent=1) if as_json else _as_text(found))
+        if report is not None:
+            _write_report(report, opened, dataset, samples, batch_size, seed)
+
+
+def _write_report(folder: Path, opened: Any, dataset: Any, samples: int, batch_size: int, seed: int) -> None:
+    """Everything that :mod:`mmvae_fast.evaluate` measures, and pictures; labels count if there are two or more."""
+    from mmvae_fast.evaluate import Rows, evaluate, write_report
+
+    rows = Rows.of(opened.model, dataset)
+    ids = opened.label_ids(dataset)
+    labels = ids if len(ids[ids >= 0].unique()) > 1 else None
+    found = evaluate(opened.model, rows, labels, n_samples=samples, batch_size=batch_size, seed=seed)
+    history = opened.folder / "history.json"
+    written = write_report(folder, found, opened.model, rows, labels,
+        history=history if history.is_file() else None, class_names=opened.classes)  # fmt: skip
+    print(f"{folder}: {', '.join(path.name for path in written)}", file=sys.stderr)
 
 
 def _as_text(found: dict[str, Any]) -> str:

@@ -63,6 +63,15 @@ def test_train_evaluate_translate_sample_embed(digits, edit):
     result = call("evaluate", run, "--data", digits / "train.csv")
     assert result.exit_code == 0, tell(result)
     assert "48 rows" in result.stdout
+    pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
+    pytest.importorskip("matplotlib", reason="needs the 'plots' extra")
+    result = call("evaluate", run, "--data", digits / "train.csv", "--samples", 2, "--report", digits / "report")
+    assert result.exit_code == 0, tell(result)
+    report = json.loads((digits / "report/report.json").read_text())
+    assert report["rows"] == 48 and set(report["log_likelihood"]["joint"]) == {"image", "text", "image+text"}
+    assert {"coherence.png", "grid.png", "training.png", "report.md"} <= {p.name for p in (digits / "report").iterdir()}
+    result = call("evaluate", run, "--report", digits / "train.csv")
+    assert result.exit_code == 1 and "is a file, expected a folder" in result.stderr
 
     result = call("translate", run, "--from", f"image={digits}/img/3.png", "--to", "text")
     assert result.exit_code == 0, tell(result)
