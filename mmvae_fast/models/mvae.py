@@ -28,7 +28,8 @@ class MVAE(MultimodalVAE):
 
     loss = sum over sets s of the mean over rows of [ -sum_{m in s} w_m log p(x_m | z_s) + beta * KL(q_s || p) ]; what a
     row lacks counts 0 (equation 4 of the paper). Modalities are encoded once, and each is decoded in one call for all
-    sets it is in. The reported elbo, kl and log-likelihoods are those of the joint posterior.
+    sets it is in (compiled or on a GPU, for all sets). The reported elbo, kl and log-likelihoods are those of the joint
+    posterior.
 
     Args:
         n_random_subsets: how many more sets of 2 to M-1 modalities a training step draws, without replacement (the
@@ -81,12 +82,26 @@ class MVAE(MultimodalVAE):
             kl.append(random.kl[None])
         kls = mean(torch.cat(kl))
         latents = dict(zip(self.modalities, torch.stack(z, 1).unbind(), strict=True))  # [sets, B, D]
-        ll = mean(self.scores(batch, latents))  # [scored, sets]: all, each one alone, random ones
+        included = torch.cat([members.new_ones(count, len(kl) - len(members)), members.t()], 1)  # [M, sets]
+        # [scored, sets]: all, each one alone, random ones
+        ll = mean(self._scores_where(batch, latents, included) if len(members) else self.scores(batch, latents))
         fit = self.weighted(batch, ll, mean)
         if len(members):  # what is not in a set does not count there
-            included = torch.cat([members.new_ones(count, 2), members.t()], 1)
             fit = torch.where(batch.of_present(included), fit, 0.0)
         return self.output(batch, beta * self.paid(kls).sum() - fit.sum(), kls[0], ll[:, 0])
+
+    def _scores_where(self, batch: Batch, latents: dict[str, Tensor], included: Tensor) -> Tensor:
+        """:meth:`scores`, which need not be right where a modality is not ``included`` [M, sets]. In eager mode on a
+        CPU, where it costs nothing to ask, those are not even decoded."""
+        if self.device.type != "cpu" or torch.compiler.is_compiling():
+            return self.scores(batch, latents)
+        scores = []
+        for name, sets in zip(self.modalities, included, strict=True):
+            if name in batch.data:
+                kept = sets.nonzero().squeeze(1)
+                some = self.score(batch, name, latents[name][kept])
+                scores.append(some.new_zeros(len(sets), batch.rows).index_copy(0, kept, some))
+        return torch.stack(scores)
 
     def _random_subsets(self, seed: Tensor) -> Tensor:
         """Different sets of 2 to M-1 modalities, drawn uniformly: bool [k, M]. Never leaves the device.

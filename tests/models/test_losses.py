@@ -135,7 +135,8 @@ def noiseless(make_model, monkeypatch):
         period = getattr(model, "n_samples", 1)
 
         def draw(mu, logvar, n_samples=None, **_):
-            eps = torch.sin(torch.arange(1.0, 1 + period * mu.shape[-1], dtype=mu.dtype)).reshape(period, 1, -1)
+            d = torch.arange(mu.shape[-1], dtype=mu.dtype) % model.latent_dim  # experts may stand side by side
+            eps = torch.sin(1 + d + 7 * torch.arange(period, dtype=mu.dtype)[:, None, None])
             z = mu + torch.exp(0.5 * logvar) * torch.stack([eps[k % period] for k in range(n_samples or 1)])
             return z[0] if n_samples is None else z
 
