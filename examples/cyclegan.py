@@ -51,7 +51,7 @@ class Rows(Dataset):
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--paired", type=float, default=0.8, help="share of the training rows that have both")
     parser.add_argument("--out", type=Path)
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         paired_weight=50.0,
         lr_generator=1e-3,
         lr_discriminator=1e-3,
-        ema=0.995,
+        ema=0.998,
     )
     began = time.perf_counter()
     fit(
