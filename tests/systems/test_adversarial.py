@@ -80,7 +80,7 @@ def test_spectral_norm_bounds_every_layer():
     for _ in range(30):
         network(torch.randn(2, 8))
     for layer in (network[0], network[2]):
-        assert float(torch.linalg.matrix_norm(layer.weight, 2)) == pytest.approx(1, abs=1e-3)
+        assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1, abs=1e-3)
     a, b = torch.randn(2, 50, 8)
     network.eval()
     assert bool((((network(a) - network(b)).norm(dim=1) / (a - b).norm(dim=1)) <= 1.001).all())
