@@ -122,7 +122,7 @@ def test_the_value_is_the_bound():
     z = torch.zeros(2, 2, 3)
     expected = torch.tensor([math.log((1 + math.exp(2)) / 2), 1 - math.log(2)], dtype=torch.float64)
     for name in ("iwae", "stl"):
-        torch.testing.assert_close(estimate(name, log_weights, z), expected)
+        torch.testing.assert_close(estimate(name, log_weights, z, 1.0), expected)
 
 
 def test_unknown_names():

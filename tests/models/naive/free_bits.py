@@ -38,7 +38,7 @@ def held(model, batch, mask, seed):
         return [(1.0, total - sum(private)), *((model.beta_private, kl) for kl in private)]
     if kind == "MVAE":
         found = []
-        for members, _ in sets_of_a_step(model, seed):
+        for members, _ in sets_of_a_step(model, seed, rows):
             record = Record(model, rows)
             for b, there in observed_rows(names, mask & torch.tensor([n in members for n in names])):
                 experts = experts_of_row(model, batch, b, there).values()
