@@ -13,7 +13,7 @@ SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(shell find c
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow test-sanitize test-cuda-emulated bench bench-sweep bench-models bench-digits lint types format clean distclean
+.PHONY: help venv demo test test-slow test-sanitize test-cuda-emulated bench bench-sweep bench-models bench-peer bench-digits lint types format clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ bench-sweep: $(VENV)/.demo ## is any function slower than its twin or torch.comp
 
 bench-models: $(VENV)/.demo ## every model's training step over its networks and optimiser alone (ten minutes)
 	@$(BIN)/python -m benchmarks.models $(ARGS)
+
+bench-peer: $(VENV)/.demo ## training steps against multivae's (downloads it; ARGS='--compile --models MoPoE' adds torch.compile)
+	@$(PIP) install --no-deps multivae pythae
+	@$(BIN)/python -m benchmarks.peer $(ARGS)
 
 bench-digits: $(VENV)/.demo ## train every model on the embedded digits: coherences and likelihoods (twenty minutes)
 	@$(BIN)/python -m benchmarks.digits $(ARGS)

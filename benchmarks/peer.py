@@ -1,6 +1,6 @@
 """Training steps of the models this package shares with `multivae`, on the same networks and data.
 
-    pip install --no-deps multivae pythae
+    make bench-peer, or: pip install --no-deps multivae pythae
     python -m benchmarks.peer                                        every shared model and kind of networks
     python -m benchmarks.peer --compile --models MoPoE --networks digits    with torch.compile of both (minutes)
 
