@@ -110,7 +110,7 @@ def test_spoken_digits(tmp_path):
     [
         ("autoencoder", ["--epochs", "4"], lambda r: max(r["Autoencoder"], r["VAE"]) < r["PCA"]),
         ("gan", ["--rows", "20000", "--epochs", "4"], lambda r: r["intended digit"] > 0.7),
-        ("cyclegan", ["--epochs", "8"], lambda r: min(r["image->speech"], r["speech->image"]) > 0.7),
+        ("cyclegan", ["--epochs", "15"], lambda r: min(r["image->speech"], r["speech->image"]) > 0.7),
         ("classifier", [], lambda r: r["both branches"] - 0.05 < r["both, half missing"] < r["both branches"]),
         ("classifier", [], lambda r: r["both branches"] > max(r["image branch alone"], r["speech branch alone"])),
     ],
