@@ -13,7 +13,7 @@ GOOD = """
 data: {train: train.csv, validation: 0.1}
 modalities:
   image: {kind: image, size: [8, 8], channels: 1, likelihood: laplace}
-model: {name: IWAE, latent_dim: 3, n_samples: 4, free_bits: 0.5}
+model: {name: IWAE, latent_dim: 3, n_samples: 4, beta: 0.5}
 training: {lr: 1e-3}
 out: run
 """
@@ -40,7 +40,7 @@ def test_a_good_one_becomes_readers_and_a_model(read, tmp_path):
     readers = config.readers()
     model = config.make_model(readers)
     assert type(model).__name__ == "IWAE"
-    assert (model.latent_dim, model.n_samples, model.free_bits) == (3, 4, 0.5)
+    assert (model.latent_dim, model.n_samples, model.beta) == (3, 4, 0.5)
     assert model.modalities["image"].likelihood == "laplace"
     again = config.make_model(readers)
     assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
@@ -97,7 +97,7 @@ def test_wrong_options_of_a_reader(read, before, after, said):
     ("before", "after", "said"),
     [
         ("name: IWAE", "name: IWAEE", "model.name: 'IWAEE' is no model; did you mean 'IWAE'?"),
-        ("free_bits", "free_bit", "model.free_bit: no such key; did you mean 'free_bits'?"),
+        ("beta: 0.5", "betas: 0.5", "model.betas: no such key; did you mean 'beta'?"),
         ("latent_dim: 3", "latent_dims: 3", "model.latent_dims: no such key; did you mean 'latent_dim'?"),
         ("n_samples: 4", "n_samples: -4", "model: n_samples is -4"),
     ],

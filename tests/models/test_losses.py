@@ -229,6 +229,7 @@ def test_compiles_into_one_graph(model, batch, mask):
     torch.testing.assert_close({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, gradients)
 
 
+@pytest.mark.slow
 def test_inference_compiles_into_one_graph(model, batch, mask):
     if isinstance(model, JNF):
         model.hmc_steps = model.hmc_leapfrogs = 1  # all are unrolled
