@@ -91,6 +91,9 @@ class _Values:
     def __init__(self, **values: Any) -> None:
         self.__dict__.update(values)
 
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name]
+
 
 def _wrapped(kind: str) -> tuple[type, type]:
     base = importlib.import_module("pythae.models.nn.base_architectures")
