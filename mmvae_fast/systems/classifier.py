@@ -37,14 +37,14 @@ class FusionClassifier(System):
     what a row lacks. (A product of experts would weigh the branches by what they know of the *data*; here the head
     learns what each tells of the class.) In training the head answers twice, with all that a row has and without
     modalities left out at random, and the cross-entropy is the mean of both; the encoders run once, and the VAE sees
-    everything.
+    everything (with a modality dropout of its own, neither).
 
     Args:
         modalities: one or more by name.
         classes: their names, or how many (then named "0", "1", ...).
         latent_dim: of every branch and of the VAE.
         model: the multimodal VAE, by its name in :data:`mmvae_fast.models.MODELS` or "Autoencoder"; one that trains in
-            one stage. ``model_options`` go to it.
+            one stage. ``model_options`` go to it; a "modality_dropout" among them hides modalities from the VAE, too.
         generative_weight: 0 trains the branches and the head alone.
         hidden: sizes of the head's hidden layers.
         modality_dropout: probability with which a modality is left out of the head's second answer, but never all
@@ -152,12 +152,21 @@ class FusionClassifier(System):
         sums: Sums = {"cross_entropy": (entropy, labelled)}
         sums["accuracy"] = ((logits.argmax(-1) == label)[known].sum(), labelled)
         if self.generative_weight:
-            own = type(self.model)._training_experts is MultimodalVAE._training_experts
-            given = experts if own else self.model._training_experts(checked)
-            generative = self.model.objective(checked, given, beta=self.model.beta, seed=base).loss
+            generative = self._generative(inputs, mask, checked, experts, base)
             loss = loss + self.generative_weight / self._size * generative
             sums["generative"] = (generative * checked.rows, checked.rows)
         return loss, {"loss": (loss * checked.rows, checked.rows), **sums}
+
+    def _generative(
+        self, inputs: Mapping[str, Tensor], mask: Mask, checked: Batch, experts: Experts, seed: Tensor
+    ) -> Tensor:
+        """The VAE's loss; with the head's experts, unless it hides modalities or encodes them in a way of its own."""
+        model = self.model
+        if model.training and model.modality_dropout > 0:
+            return model(inputs, mask, seed=seed).loss
+        own = type(model)._training_experts is MultimodalVAE._training_experts
+        given = experts if own else model._training_experts(checked)
+        return model.objective(checked, given, beta=model.beta, seed=seed).loss
 
     def _dropout(self, mask: Tensor, seed: Tensor) -> Tensor:
         u = philox_uniform(seed, *mask.shape, device=mask.device)
