@@ -93,6 +93,14 @@ class System(nn.Module, ABC):
         """The same figures without a step; "loss" is the one to be low."""
         raise NotImplementedError
 
+    def complete(self, batch: Mapping[str, Any], data: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
+        """A batch for :meth:`step`, with rows of all the data that a step needs beside it; as it is by default."""
+        return batch
+
+    def previewed(self) -> list[str]:
+        """The modalities that :meth:`preview` shows."""
+        return []
+
     def preview(self) -> dict[str, Tensor]:
         """What to look at after an epoch, by modality, [n, *shape] in data space; nothing by default."""
         return {}

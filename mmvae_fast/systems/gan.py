@@ -209,6 +209,9 @@ class GAN(System):
         self._check_condition("sample: condition", condition, n)
         return self._generate(self.average, self._noise(n, base), condition)
 
+    def previewed(self) -> list[str]:
+        return [] if self.condition_dim is not None else [self.name]
+
     def preview(self) -> dict[str, Tensor]:
         """The same noise every epoch: a row of ten for each class; nothing where a condition would have to be given."""
         if self.condition_dim is not None:

@@ -127,7 +127,7 @@ def test_the_vae_s_own_modality_dropout(model, halves, half_modalities):
     data = part(halves[0], slice(0, 64))
     dropping = make(half_modalities, model=model, model_options={"modality_dropout": 0.6}, modality_dropout=0.0)
     seeing = make(half_modalities, model=model, modality_dropout=0.0)
-    assert all(torch.equal(a, b) for a, b in zip(dropping.state_dict().values(), seeing.state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in zip(dropping.parameters(), seeing.parameters(), strict=True))
 
     def generative(classifier):
         total, rows = classifier._losses(data, seed=3)[1]["generative"]

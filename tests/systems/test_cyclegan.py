@@ -65,6 +65,27 @@ def test_missing_rows_are_left_out():
     assert cycle.step({"a": a, "b": b, "mask": mask}, cycle.optimizer(), seed=1) == {}
 
 
+@pytest.mark.parametrize("kind", ["tensor", "dict"])
+def test_each_side_draws_from_the_rows_that_have_it(kind):
+    """Two sets one below the other, in batches of one row: never both in one, and yet every step has both."""
+    a, b = points(10, 0)
+    mask = torch.zeros(10, 2, dtype=torch.bool)
+    mask[:8, 0] = mask[8:, 1] = True
+    given = mask if kind == "tensor" else {"a": mask[:, 0], "b": mask[:, 1]}
+    data = {"a": torch.where(mask[:, :1], a, torch.nan), "b": torch.where(mask[:, 1:], b, torch.nan), "mask": given}
+    cycle = make({"a": Vector(3), "b": Vector(3)}, paired_weight=1.0)
+    seen, step = [], cycle.step
+    cycle.step = lambda batch, *rest: seen.append(batch) or step(batch, *rest)
+    (record,) = fit(cycle, data, epochs=1, batch_size=1, progress=False)
+    assert len(seen) == 10 and "paired" not in record
+    for batch in seen:
+        assert [int(batch["mask"][name].sum()) for name in "ab"] == [1, 1]
+    drawn = torch.cat([batch["b"][batch["mask"]["b"]] for batch in seen])
+    assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in b[8:].tolist()}
+    whole = {"a": a, "b": b, "mask": torch.ones(10, 2, dtype=torch.bool)}
+    assert cycle.complete(whole, whole, 0) is whole
+
+
 def test_the_terms_by_hand():
     """One step with networks that are known: b = 2a there, a = b back."""
 

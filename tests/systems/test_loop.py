@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -136,6 +137,37 @@ def test_samples_of_each_epoch(tmp_path):
     assert picture.size == (10 * 6 - 1, 3 * 5 - 1) and picture.mode == "L"
     pixels = np.asarray(picture)
     np.testing.assert_array_equal(pixels[5:9, 6:11], (255 * samples[11, 0]).round())  # second row, second column
+
+
+def test_an_epoch_without_a_step_is_an_error():
+    nowhere = torch.zeros(ROWS, 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match="epoch 1: no step was made: no batch of 16 rows holds a by its mask"):
+        fit(gan()[0], data(label=LABELS, mask=nowhere), **OPTIONS)
+    system, rows = cyclegan()
+    with pytest.raises(ValueError, match="epoch 1: no step was made: .* holds a and b"):
+        fit(system, {**rows, "mask": {"b": nowhere[:, 0]}}, **OPTIONS)
+
+
+def test_a_missing_library_is_said_before_the_first_epoch(tmp_path, monkeypatch):
+    """And what happens to the pictures afterwards costs no epoch."""
+    system, rows = gan()
+    steps, step = [], system.step
+    monkeypatch.setattr(system, "step", lambda *a: steps.append(1) or step(*a))
+    with monkeypatch.context() as m:
+        m.setitem(sys.modules, "PIL", None)
+        m.setitem(sys.modules, "PIL.Image", None)
+        with pytest.raises(ImportError, match="PIL"):
+            fit(system, rows, out=tmp_path, **OPTIONS)
+    with monkeypatch.context() as m:
+        m.setitem(sys.modules, "tqdm", None)
+        m.setattr(sys.stderr, "isatty", lambda: True)
+        with pytest.raises(ImportError, match="tqdm"):
+            fit(system, rows, **{**OPTIONS, "progress": True})
+    assert not steps
+    (tmp_path / "samples").write_text("a file where the folder should be")
+    with pytest.raises((FileExistsError, NotADirectoryError)):
+        fit(system, rows, out=tmp_path, **OPTIONS)
+    assert len(steps) == 3 and json.loads((tmp_path / "history.json").read_text())[0]["epoch"] == 1
 
 
 def test_best_is_the_lowest_validation_loss(tmp_path):
