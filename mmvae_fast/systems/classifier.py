@@ -20,7 +20,7 @@ from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_uniform, seed_tensor
 from mmvae_fast.systems.autoencoder import Autoencoder
-from mmvae_fast.systems.base import Sums, System, adam
+from mmvae_fast.systems.base import Sums, System, above_zero, adam
 from mmvae_fast.systems.gan import check_labels, one_of
 from mmvae_fast.training.data import split_mask
 
@@ -87,8 +87,8 @@ class FusionClassifier(System):
         if self.modality_dropout >= 1:
             raise ValueError(f"modality_dropout is {modality_dropout}, expected a probability below 1")
         self.hidden = layer_sizes("hidden", hidden, may_be_empty=True)
-        self.lr = number("lr", lr)
-        self.gradient_clip = None if gradient_clip is None else number("gradient_clip", gradient_clip)
+        self.lr = above_zero("lr", lr)
+        self.gradient_clip = None if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
         widths = [dim - self.model.private_dims[n] for n, dim in self.model.network_dims.items()]
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         sizes = [sum(widths), *self.hidden, len(self.classes)]
@@ -231,6 +231,7 @@ class FusionClassifier(System):
         Args:
             n_clusters: None is as many as there are classes.
             method: "kmeans", or "gmm" (Gaussian mixture with full covariances).
+            seed: 0 to 2^32 - 1.
 
         Raises:
             ImportError: without the ``systems`` extra.
@@ -240,6 +241,8 @@ class FusionClassifier(System):
         count = len(self.classes) if n_clusters is None else n_clusters
         if type(count) is not int or not 1 <= count <= len(z):
             raise ValueError(f"cluster: n_clusters is {count!r}, expected 1 to {len(z)}, the number of rows")
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise ValueError(f"cluster: seed is {seed!r}, expected an integer from 0 to 2^32 - 1")
         if method == "kmeans":
             found = require("sklearn.cluster", extra="systems").KMeans(count, n_init=10, random_state=seed)
         else:

@@ -26,7 +26,7 @@ from mmvae_fast.systems.adversarial import (
     mean,
     normalize_spectrum,
 )
-from mmvae_fast.systems.base import Sums, System, adam
+from mmvae_fast.systems.base import Sums, System, above_zero, adam, adam_betas, decay
 from mmvae_fast.systems.gan import check_continuous, network_kind, one_of
 from mmvae_fast.systems.networks import make_features, make_generator
 from mmvae_fast.training.data import split_mask
@@ -108,11 +108,11 @@ class CycleGAN(System):
             raise ValueError(f"history is {history!r}, expected 0 or more")
         self.history = history
         self.spectral_norm = spectral_norm
-        self.lr_generator = number("lr_generator", lr_generator)
-        self.lr_discriminator = number("lr_discriminator", lr_discriminator)
-        self.betas = tuple(betas)
-        self.gradient_clip = None if gradient_clip is None else number("gradient_clip", gradient_clip)
-        self.ema = number("ema", ema)
+        self.lr_generator = above_zero("lr_generator", lr_generator)
+        self.lr_discriminator = above_zero("lr_discriminator", lr_discriminator)
+        self.betas = adam_betas(betas)
+        self.gradient_clip = None if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
+        self.ema = decay("ema", ema)
         self.network = one_of("network", network, ("auto", "conv", "mlp"))
         kinds = {name: network_kind(network, [shape]) for name, shape in shapes.items()}
 

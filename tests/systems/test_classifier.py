@@ -169,5 +169,9 @@ def test_bad_input(halves, half_modalities):
             fit(classifier, {**data, "label": wrong}, epochs=1, progress=False)
     with pytest.raises(ValueError, match="n_clusters is 21, expected 1 to 20"):
         classifier.cluster(data, n_clusters=21)
+    with pytest.raises(ValueError, match=r"cluster: seed is -1, expected an integer from 0"):
+        classifier.cluster(data, seed=-1)
+    with pytest.raises(ValueError, match="lr is 0, expected a finite number above 0"):
+        make(half_modalities, lr=0)
     with pytest.raises(ValueError, match="method is 'dbscan'"):
         classifier.cluster(data, method="dbscan")

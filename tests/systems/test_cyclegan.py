@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvae_fast.modalities import Audio, Image, Text, Vector
+from mmvae_fast.modalities import Audio, BagOfWords, Image, Text, Vector
 from mmvae_fast.systems import CycleGAN, System, fit
 
 FAST = {"lr_generator": 1e-3, "lr_discriminator": 2e-3, "ema": 0.95, "width": 8}
@@ -145,6 +145,15 @@ def test_bad_input():
         CycleGAN({"a": Vector(3)})
     with pytest.raises(ValueError, match="discrete"):
         CycleGAN({"a": Vector(3), "b": Text(5, 3)})
+    with pytest.raises(ValueError, match=r"CycleGAN: modality 'b' \(BagOfWords\)"):
+        CycleGAN({"a": Vector(3), "b": BagOfWords(["x", "y"])})
+    for options, message in [
+        ({"ema": 2.0}, "ema is 2.0"),
+        ({"lr_generator": 0}, "lr_generator is 0"),
+        ({"betas": (0.5,)}, "betas is"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make(two, **options)
     with pytest.raises(ValueError, match=r"identity_weight is 1.0, but the shapes"):
         CycleGAN(two, identity_weight=1.0)
     with pytest.raises(ValueError, match="history is -1"):

@@ -243,6 +243,21 @@ def test_damaged_and_foreign_folders(tmp_path):
             System.load(tmp_path)
 
 
+def test_networks_are_imported_where_that_is_allowed(tmp_path, monkeypatch):
+    code = "from torch import nn\nclass Encoder(nn.Linear):\n    def __init__(self, d): super().__init__(7, 2 * d)\n"
+    code += "    def forward(self, x): return super().forward(x).chunk(2, -1)\n"
+    (tmp_path / "own_networks.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    classifier = FusionClassifier({"b": Vector(7, encoder="own_networks:Encoder")}, 3, 4)
+    classifier.save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="allow_import is False: pass allow_import=True"):
+        System.load(tmp_path / "saved")
+    x = {"b": torch.randn(5, 7)}
+    for allowed in (True, ["own_networks"]):
+        again = System.load(tmp_path / "saved", allow_import=allowed)
+        assert torch.equal(again.predict_proba(x), classifier.eval().predict_proba(x))
+
+
 def test_progress_says_both_losses(capsys):
     system, rows = gan()
     fit(system, rows, **{**OPTIONS, "progress": True})
