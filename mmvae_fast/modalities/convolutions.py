@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmvae_fast.modalities.base import Modality, _common
 
 NETWORKS = ("mlp", "conv", "residual")
-NORMS = ("batch", "group", "none")
+NORMS = ("group", "batch", "none")
 _SMALL = 4  # pixels a side: what is not larger is not halved
 _WIDEST = 8  # times the first convolution's channels
 
@@ -28,7 +28,7 @@ class PictureModality(Modality):
     """
 
     def __init__(
-        self, shape: Sequence[int], *, network: str = "mlp", width: int = 32, norm: str = "batch", **options: Any
+        self, shape: Sequence[int], *, network: str = "mlp", width: int = 32, norm: str = "group", **options: Any
     ) -> None:
         super().__init__(shape, **options)
         for what, value, known in (("network", network, NETWORKS), ("norm", norm, NORMS)):
@@ -69,14 +69,14 @@ class ConvEncoder(nn.Module):
         shape: of a sample, [..., H, W]; what leads are its channels.
         width: channels after the first convolution.
         residual: a residual block after each halving (He et al. 2016).
-        norm: "batch" (Ioffe & Szegedy 2015), "group" (Wu & He 2018) or "none". With "batch", a row's result in training
-            depends on the others of its batch, and rows that lack the modality count in its statistics as the zeros
-            they are replaced by: where much is missing, or batches are small, prefer "group", which treats every row
-            alone.
+        norm: "group" (Wu & He 2018), which treats every row alone, "batch" (Ioffe & Szegedy 2015) or "none". With
+            "batch", a row's result in training depends on the others of its batch, and rows that lack the modality
+            count in its statistics, the running ones too, as the zeros they are replaced by: for data that is whole,
+            in large batches.
     """
 
     def __init__(
-        self, shape: Sequence[int], latent_dim: int, *, width: int = 32, residual: bool = False, norm: str = "batch"
+        self, shape: Sequence[int], latent_dim: int, *, width: int = 32, residual: bool = False, norm: str = "group"
     ) -> None:
         super().__init__()
         self.shape = _picture(shape)
@@ -84,12 +84,14 @@ class ConvEncoder(nn.Module):
         layers: list[nn.Module] = []
         if len(sizes) == 1:  # too small to halve
             layers += [nn.Conv2d(self.shape[0], channels[0], 3, padding=1, bias=norm == "none")]
-            layers += [_norm(norm, channels[0]), nn.ReLU(), *_residual(residual, channels[0], norm)]
+            layers += [_norm(norm, channels[0], sizes[0]), nn.ReLU()]
+            layers += _residual(residual, channels[0], norm, sizes[0])
         for i in range(len(sizes) - 1):
             kernel, stride = _steps(sizes[i], sizes[i + 1])
             into = self.shape[0] if i == 0 else channels[i - 1]
             layers += [nn.Conv2d(into, channels[i], kernel, stride, 1, bias=norm == "none")]
-            layers += [_norm(norm, channels[i]), nn.ReLU(), *_residual(residual, channels[i], norm)]
+            layers += [_norm(norm, channels[i], sizes[i + 1]), nn.ReLU()]
+            layers += _residual(residual, channels[i], norm, sizes[i + 1])
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(channels[-1] * math.prod(sizes[-1]), 2 * latent_dim)
 
@@ -113,7 +115,7 @@ class ConvDecoder(nn.Module):
         *,
         width: int = 32,
         residual: bool = False,
-        norm: str = "batch",
+        norm: str = "group",
     ) -> None:
         super().__init__()
         self.param_shape = tuple(param_shape)
@@ -122,7 +124,8 @@ class ConvDecoder(nn.Module):
         sizes, channels = sizes[::-1], channels[::-1]
         self.start = (channels[0], *sizes[0])
         self.stem = nn.Linear(latent_dim, math.prod(self.start))
-        layers: list[nn.Module] = [_norm(norm, channels[0]), nn.ReLU(), *_residual(residual, channels[0], norm)]
+        layers: list[nn.Module] = [_norm(norm, channels[0], sizes[0]), nn.ReLU()]
+        layers += _residual(residual, channels[0], norm, sizes[0])
         for i in range(len(sizes) - 1):
             kernel, stride = _steps(sizes[i + 1], sizes[i])
             odd_h, odd_w = (n % 2 if s == 2 else 0 for n, s in zip(sizes[i + 1], stride, strict=True))
@@ -131,7 +134,7 @@ class ConvDecoder(nn.Module):
             bias = last or norm == "none"
             layers += [nn.ConvTranspose2d(channels[i], out, kernel, stride, 1, (odd_h, odd_w), bias=bias)]
             if not last:
-                layers += [_norm(norm, out), nn.ReLU(), *_residual(residual, out, norm)]
+                layers += [_norm(norm, out, sizes[i + 1]), nn.ReLU(), *_residual(residual, out, norm, sizes[i + 1])]
         if len(sizes) == 1:
             layers += [nn.Conv2d(channels[0], shape[0], 3, padding=1)]
         self.layers = nn.Sequential(*layers)
@@ -144,24 +147,25 @@ class ConvDecoder(nn.Module):
 class ResidualBlock(nn.Module):
     """x + two 3x3 convolutions of x, [N, channels, H, W] -> the same; normed before each (He et al. 2016b)."""
 
-    def __init__(self, channels: int, norm: str) -> None:
+    def __init__(self, channels: int, norm: str, size: Sequence[int]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(2):
-            layers += [_norm(norm, channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+            layers += [_norm(norm, channels, size), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
 
 
-def _residual(residual: bool, channels: int, norm: str) -> list[nn.Module]:
-    return [ResidualBlock(channels, norm)] if residual else []
+def _residual(residual: bool, channels: int, norm: str, size: Sequence[int]) -> list[nn.Module]:
+    return [ResidualBlock(channels, norm, size)] if residual else []
 
 
-def _norm(kind: str, channels: int) -> nn.Module:
+def _norm(kind: str, channels: int, size: Sequence[int]) -> nn.Module:
     if kind == "group":
-        return nn.GroupNorm(math.gcd(8, channels), channels)
+        # of one pixel, a group of one channel would be one number, of which a norm leaves nothing
+        return nn.GroupNorm(math.gcd(8, channels) if math.prod(size) > 1 else 1, channels)
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.Identity()
 
 

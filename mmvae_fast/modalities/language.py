@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 PAD, BEGIN, END = 0, 1, 2
 """Ids of ours. Those of the tokenizer follow, so that no text, whatever it spells, is mistaken for one of them."""
 _OURS = 3
+_COLD = 1e-6  # logits over less than that may overflow, and say nothing else than that the largest is drawn
 _STREAM = 2  # of the noise: 0 and 1 are the latents' normals and choices
 
 
@@ -99,6 +100,11 @@ class Language(Modality):
         et al., Language Models are Unsupervised Multitask Learners, 2019.
         """
         texts = _check_texts("Language.from_texts", texts)
+        for i, text in enumerate(texts):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"Language.from_texts: text {i} is not Unicode text ({error})") from error
         least = _OURS + 256
         if type(vocabulary_size) is not int or vocabulary_size < least:
             raise ValueError(f"Language.from_texts: vocabulary_size is {vocabulary_size!r}, expected {least} or more")
@@ -172,7 +178,8 @@ class Language(Modality):
         Row n's text depends on z[n], the seed and n alone, not on the other rows.
 
         Args:
-            temperature: 0 takes the most probable token each time; otherwise tokens are drawn, with logits over it.
+            temperature: 0, or less than a millionth, takes the most probable token each time; otherwise tokens are
+                drawn, with logits over it.
             top_k: draw from the so many most probable tokens.
             top_p: draw from the most probable tokens that together reach this probability (nucleus sampling).
             seed: of the draws; None takes one from ``generator``, or torch's.
@@ -186,14 +193,15 @@ class Language(Modality):
         _check_sampling(temperature, top_k, top_p)
         n, length = z.shape[0], self.length
         x = torch.full((n, length), PAD, device=z.device)
-        if temperature > 0:
+        greedy = temperature < _COLD
+        if not greedy:
             u = philox_uniform(seed_tensor(seed, generator, z.device), n, length, _STREAM, device=z.device)
         going = torch.ones(n, dtype=torch.bool, device=z.device)
         cache = cache and hasattr(decoder, "begin") and hasattr(decoder, "step")
         memory, last = decoder.begin(z) if cache else None, None
         for t in range(length):
             logits = decoder.step(z, last, t, memory) if cache else decoder(z, x)[:, t]
-            drawn = logits.argmax(-1) if temperature == 0 else _draw(logits / temperature, top_k, top_p, u[:, t])
+            drawn = logits.argmax(-1) if greedy else _draw(logits.float() / temperature, top_k, top_p, u[:, t])
             last = torch.where(going, drawn, PAD)
             x[:, t] = last
             going = going & (drawn != END)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 FORMAT = "mmvae_fast.model"
 SCHEMA_VERSION = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+ELSEWHERE = {"Autoencoder": "mmvae_fast.systems.autoencoder"}
+"""Models that are not among MODELS, and the modules that have them: imported when one is loaded."""
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -149,8 +152,10 @@ def _model_class(cls: type, name: str, folder: Path) -> type:
     from mmvae_fast.models import MODELS
 
     known = {**MODELS, **({cls.__name__: cls} if not getattr(cls, "__abstractmethods__", None) else {})}
+    if name in ELSEWHERE and name not in known:
+        known[name] = getattr(import_module(ELSEWHERE[name]), name)
     if name not in known:
-        raise ValueError(f"{folder / CONFIG}: model is {name!r}, expected one of {sorted(known)}")
+        raise ValueError(f"{folder / CONFIG}: model is {name!r}, expected one of {sorted({*known, *ELSEWHERE})}")
     if not issubclass(known[name], cls):
         raise ValueError(f"{folder / CONFIG}: holds a model of class {name}, expected {cls.__name__}")
     return known[name]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmvae_fast._files import write_atomic
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import _check_modalities
+from mmvae_fast.models.base import _check_modalities, number
 from mmvae_fast.models.checkpoint import CONFIG, DTYPES, WEIGHTS, load_weights, pack, read_json
 
 FORMAT = "mmvae_fast.system"
@@ -93,6 +93,14 @@ class System(nn.Module, ABC):
         """The same figures without a step; "loss" is the one to be low."""
         raise NotImplementedError
 
+    def complete(self, batch: Mapping[str, Any], data: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
+        """A batch for :meth:`step`, with rows of all the data that a step needs beside it; as it is by default."""
+        return batch
+
+    def previewed(self) -> list[str]:
+        """The modalities that :meth:`preview` shows."""
+        return []
+
     def preview(self) -> dict[str, Tensor]:
         """What to look at after an epoch, by modality, [n, *shape] in data space; nothing by default."""
         return {}
@@ -132,15 +140,19 @@ class System(nn.Module, ABC):
         networks: Mapping[str, nn.Module] | None = None,
         encoders: Mapping[str, nn.Module] | None = None,
         decoders: Mapping[str, nn.Module] | None = None,
+        *,
+        allow_import: bool | str | Sequence[str] = False,
     ) -> Self:
         """A saved system. ``System.load`` takes any, ``GAN.load`` only a GAN.
 
         Args:
             networks: for every network of your own, a module of the same structure.
             encoders, decoders: likewise, for the modalities that had one.
+            allow_import: import modalities' networks that were given by their import path: True, or only those in these
+                packages (with all that is in them). Importing runs their code: allow what you trust.
 
         Raises:
-            ValueError: no such folder, damaged, of another system, or networks missing.
+            ValueError: no such folder, damaged, of another system, or networks missing, or their import not allowed.
         """
         from mmvae_fast.systems import SYSTEMS
 
@@ -161,7 +173,7 @@ class System(nn.Module, ABC):
         encoders, decoders = encoders or {}, decoders or {}
         try:
             modalities = {
-                name: Modality.from_config(description, encoders.get(name), decoders.get(name))
+                name: Modality.from_config(description, encoders.get(name), decoders.get(name), allow_import)
                 for name, description in config["modalities"].items()
             }
             given = {"networks": networks} if networks else {}
@@ -178,6 +190,27 @@ def adam(groups: list[dict[str, Any]], betas: Sequence[float] = (0.9, 0.999)) ->
     parameters = [p for group in groups for p in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return torch.optim.Adam(groups, betas=(betas[0], betas[1]), fused=fused)
+
+
+def above_zero(what: str, value: Any) -> float:
+    """A finite number above 0, checked."""
+    if number(what, value) == 0:
+        raise ValueError(f"{what} is {value}, expected a finite number above 0")
+    return float(value)
+
+
+def decay(what: str, value: Any) -> float:
+    """The share of the past that an average keeps, checked."""
+    if number(what, value) >= 1:
+        raise ValueError(f"{what} is {value}, expected a decay of 0 or more, below 1")
+    return float(value)
+
+
+def adam_betas(value: Any) -> tuple[float, float]:
+    """Adam's two decays, checked."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise ValueError(f"betas is {value!r}, expected two numbers")
+    return decay("betas[0]", value[0]), decay("betas[1]", value[1])
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.seeds import branch
 from mmvae_fast.reference import philox_uniform, seed_tensor
 from mmvae_fast.systems.autoencoder import Autoencoder
-from mmvae_fast.systems.base import Sums, System, adam
+from mmvae_fast.systems.base import Sums, System, above_zero, adam
 from mmvae_fast.systems.gan import check_labels, one_of
 from mmvae_fast.training.data import split_mask
 
@@ -37,14 +37,14 @@ class FusionClassifier(System):
     what a row lacks. (A product of experts would weigh the branches by what they know of the *data*; here the head
     learns what each tells of the class.) In training the head answers twice, with all that a row has and without
     modalities left out at random, and the cross-entropy is the mean of both; the encoders run once, and the VAE sees
-    everything.
+    everything (with a modality dropout of its own, neither).
 
     Args:
         modalities: one or more by name.
         classes: their names, or how many (then named "0", "1", ...).
         latent_dim: of every branch and of the VAE.
         model: the multimodal VAE, by its name in :data:`mmvae_fast.models.MODELS` or "Autoencoder"; one that trains in
-            one stage. ``model_options`` go to it.
+            one stage. ``model_options`` go to it; a "modality_dropout" among them hides modalities from the VAE, too.
         generative_weight: 0 trains the branches and the head alone.
         hidden: sizes of the head's hidden layers.
         modality_dropout: probability with which a modality is left out of the head's second answer, but never all
@@ -87,8 +87,8 @@ class FusionClassifier(System):
         if self.modality_dropout >= 1:
             raise ValueError(f"modality_dropout is {modality_dropout}, expected a probability below 1")
         self.hidden = layer_sizes("hidden", hidden, may_be_empty=True)
-        self.lr = number("lr", lr)
-        self.gradient_clip = None if gradient_clip is None else number("gradient_clip", gradient_clip)
+        self.lr = above_zero("lr", lr)
+        self.gradient_clip = None if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
         widths = [dim - self.model.private_dims[n] for n, dim in self.model.network_dims.items()]
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for width in widths)
         sizes = [sum(widths), *self.hidden, len(self.classes)]
@@ -152,12 +152,21 @@ class FusionClassifier(System):
         sums: Sums = {"cross_entropy": (entropy, labelled)}
         sums["accuracy"] = ((logits.argmax(-1) == label)[known].sum(), labelled)
         if self.generative_weight:
-            own = type(self.model)._training_experts is MultimodalVAE._training_experts
-            given = experts if own else self.model._training_experts(checked)
-            generative = self.model.objective(checked, given, beta=self.model.beta, seed=base).loss
+            generative = self._generative(inputs, mask, checked, experts, base)
             loss = loss + self.generative_weight / self._size * generative
             sums["generative"] = (generative * checked.rows, checked.rows)
         return loss, {"loss": (loss * checked.rows, checked.rows), **sums}
+
+    def _generative(
+        self, inputs: Mapping[str, Tensor], mask: Mask, checked: Batch, experts: Experts, seed: Tensor
+    ) -> Tensor:
+        """The VAE's loss; with the head's experts, unless it hides modalities or encodes them in a way of its own."""
+        model = self.model
+        if model.training and model.modality_dropout > 0:
+            return model(inputs, mask, seed=seed).loss
+        own = type(model)._training_experts is MultimodalVAE._training_experts
+        given = experts if own else model._training_experts(checked)
+        return model.objective(checked, given, beta=model.beta, seed=seed).loss
 
     def _dropout(self, mask: Tensor, seed: Tensor) -> Tensor:
         u = philox_uniform(seed, *mask.shape, device=mask.device)
@@ -222,6 +231,7 @@ class FusionClassifier(System):
         Args:
             n_clusters: None is as many as there are classes.
             method: "kmeans", or "gmm" (Gaussian mixture with full covariances).
+            seed: 0 to 2^32 - 1.
 
         Raises:
             ImportError: without the ``systems`` extra.
@@ -231,6 +241,8 @@ class FusionClassifier(System):
         count = len(self.classes) if n_clusters is None else n_clusters
         if type(count) is not int or not 1 <= count <= len(z):
             raise ValueError(f"cluster: n_clusters is {count!r}, expected 1 to {len(z)}, the number of rows")
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise ValueError(f"cluster: seed is {seed!r}, expected an integer from 0 to 2^32 - 1")
         if method == "kmeans":
             found = require("sklearn.cluster", extra="systems").KMeans(count, n_init=10, random_state=seed)
         else:

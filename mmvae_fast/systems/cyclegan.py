@@ -16,7 +16,7 @@ from mmvae_fast.modalities import Modality
 from mmvae_fast.models.base import number, positive
 from mmvae_fast.models.batch import Batch, check_batch
 from mmvae_fast.models.seeds import branch
-from mmvae_fast.reference import seed_tensor
+from mmvae_fast.reference import philox_uniform, seed_tensor
 from mmvae_fast.systems.adversarial import (
     Average,
     SampleHistory,
@@ -26,7 +26,7 @@ from mmvae_fast.systems.adversarial import (
     mean,
     normalize_spectrum,
 )
-from mmvae_fast.systems.base import Sums, System, adam
+from mmvae_fast.systems.base import Sums, System, above_zero, adam, adam_betas, decay
 from mmvae_fast.systems.gan import check_continuous, network_kind, one_of
 from mmvae_fast.systems.networks import make_features, make_generator
 from mmvae_fast.training.data import split_mask
@@ -48,7 +48,9 @@ class CycleGAN(System):
     rows that have both and ``paired_weight`` above 0.
 
     The training data says by its mask which rows have which modality: sets of different sizes are filled up with
-    anything and masked out. Rows that have both count as unpaired if ``paired_weight`` is 0.
+    anything and masked out, and a batch of tensors that holds fewer rows of the one is filled up with rows drawn from
+    all that have it. (Of a Dataset, a batch without one of the two is passed over.) Rows that have both count as
+    unpaired if ``paired_weight`` is 0.
 
     Args:
         modalities: two by name, of floating-point data: pictures, spectrograms, or latents of trained encoders as a
@@ -106,11 +108,11 @@ class CycleGAN(System):
             raise ValueError(f"history is {history!r}, expected 0 or more")
         self.history = history
         self.spectral_norm = spectral_norm
-        self.lr_generator = number("lr_generator", lr_generator)
-        self.lr_discriminator = number("lr_discriminator", lr_discriminator)
-        self.betas = tuple(betas)
-        self.gradient_clip = None if gradient_clip is None else number("gradient_clip", gradient_clip)
-        self.ema = number("ema", ema)
+        self.lr_generator = above_zero("lr_generator", lr_generator)
+        self.lr_discriminator = above_zero("lr_discriminator", lr_discriminator)
+        self.betas = adam_betas(betas)
+        self.gradient_clip = None if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
+        self.ema = decay("ema", ema)
         self.network = one_of("network", network, ("auto", "conv", "mlp"))
         kinds = {name: network_kind(network, [shape]) for name, shape in shapes.items()}
 
@@ -165,6 +167,27 @@ class CycleGAN(System):
             {"params": list(self.judges.parameters()), "lr": self.lr_discriminator},
         ]
         return adam(groups, self.betas)
+
+    def complete(self, batch: Mapping[str, Any], data: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
+        """As many rows of the one as of the other: what a batch has less of is drawn from all the rows that have it,
+        which count as unpaired there."""
+        inputs, mask = split_mask(batch)
+        of_all = split_mask(data)[1]
+        if mask is None or of_all is None or any(name not in data for name in self.names):
+            return batch
+        here = [_column(mask, i, name, inputs[name]) for i, name in enumerate(self.names)]
+        counts = [int(column.sum()) for column in here]
+        few = counts.index(min(counts))
+        name, lacking = self.names[few], max(counts) - min(counts)
+        rows = _column(of_all, few, name, data[name]).nonzero()[:, 0]
+        if not lacking or not len(rows):
+            return batch
+        u = philox_uniform(branch(seed_tensor(seed), 2), lacking, 1)[:, 0].double()
+        drawn = rows[(u * len(rows)).long().clamp(max=len(rows) - 1).to(rows.device)]
+        completed: dict[str, Any] = {n: torch.cat([x, data[n][drawn.to(data[n].device)]]) for n, x in inputs.items()}
+        added = [torch.full((lacking,), i == few, device=column.device) for i, column in enumerate(here)]
+        columns = [torch.cat(pair) for pair in zip(here, added, strict=True)]
+        return {**completed, "mask": dict(zip(self.names, columns, strict=True))}
 
     def step(self, batch: Mapping[str, Any], optimizer: torch.optim.Optimizer, seed: int) -> Sums:
         inputs, mask = split_mask(batch)
@@ -237,6 +260,9 @@ class CycleGAN(System):
         """There and back again, of every modality in the batch."""
         return {n: self.translate({self.other(n): self.translate({n: x}, self.other(n))}, n) for n, x in batch.items()}
 
+    def previewed(self) -> list[str]:
+        return list(self.names)
+
     def preview(self) -> dict[str, Tensor]:
         """Ten rows of the last training batch in each space, and what became of them in the other."""
         shown: dict[str, Tensor] = {}
@@ -253,3 +279,10 @@ def _observed(batch: Batch, name: str) -> Tensor:
         raise ValueError(f"modality {name!r} is in no row of a batch, expected both in the data; mask what is missing")
     observed = batch.observed[name]
     return x if observed is None else x[observed]
+
+
+def _column(mask: Any, i: int, name: str, x: Tensor) -> Tensor:
+    """Which rows have a modality, bool [N], of any kind of mask."""
+    if isinstance(mask, Mapping):
+        return mask[name] if name in mask else torch.ones(len(x), dtype=torch.bool, device=x.device)
+    return mask[:, i]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmvae_fast.modalities import Modality
+from mmvae_fast.modalities import BagOfWords, Modality, Vector
 from mmvae_fast.models.base import number, positive
 from mmvae_fast.models.batch import check_batch
 from mmvae_fast.models.seeds import branch
@@ -27,7 +27,7 @@ from mmvae_fast.systems.adversarial import (
     normalize_spectrum,
     r1_penalty,
 )
-from mmvae_fast.systems.base import Sums, System, adam
+from mmvae_fast.systems.base import Sums, System, above_zero, adam, adam_betas, decay
 from mmvae_fast.systems.networks import is_picture, make_features, make_generator
 from mmvae_fast.training.data import split_mask
 
@@ -98,11 +98,11 @@ class GAN(System):
         self.spectral_norm = spectral_norm
         self.penalty_weight = number("penalty_weight", penalty_weight)
         self.discriminator_steps = positive("discriminator_steps", discriminator_steps)
-        self.lr_generator = number("lr_generator", lr_generator)
-        self.lr_discriminator = number("lr_discriminator", lr_discriminator)
-        self.betas = tuple(betas)
-        self.gradient_clip = None if gradient_clip is None else number("gradient_clip", gradient_clip)
-        self.ema = number("ema", ema)
+        self.lr_generator = above_zero("lr_generator", lr_generator)
+        self.lr_discriminator = above_zero("lr_discriminator", lr_discriminator)
+        self.betas = adam_betas(betas)
+        self.gradient_clip = None if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
+        self.ema = decay("ema", ema)
         self.width = positive("width", width)
         self.network = one_of("network", network, ("auto", "conv", "mlp"))
         kind = network_kind(network, [modality.shape])
@@ -209,6 +209,9 @@ class GAN(System):
         self._check_condition("sample: condition", condition, n)
         return self._generate(self.average, self._noise(n, base), condition)
 
+    def previewed(self) -> list[str]:
+        return [] if self.condition_dim is not None else [self.name]
+
     def preview(self) -> dict[str, Tensor]:
         """The same noise every epoch: a row of ten for each class; nothing where a condition would have to be given."""
         if self.condition_dim is not None:
@@ -280,7 +283,17 @@ def network_kind(network: str, shapes: Sequence[Sequence[int]]) -> str:
 
 
 def check_continuous(owner: str, name: str, modality: Modality) -> None:
-    """A generator's gradient has to come through the sample."""
+    """A generator's gradient has to come through the sample, and real samples have to look like generated ones."""
+    if isinstance(modality, BagOfWords):
+        raise ValueError(
+            f"{owner}: modality {name!r} (BagOfWords) holds counts or weights, and a generator makes shares; expected "
+            "floating-point data without such a likelihood; use the latents of a trained encoder, as a Vector"
+        )
+    if isinstance(modality, Vector) and modality.missing:
+        raise ValueError(
+            f"{owner}: modality {name!r} is a Vector(missing=True), whose gaps no discriminator can read; expected one "
+            "without gaps: fill them in, mask such rows, or use the latents of a trained encoder"
+        )
     if not modality.dtype.is_floating_point or modality.param_shape != modality.shape:
         raise ValueError(
             f"{owner}: modality {name!r} ({type(modality).__name__}) is discrete, expected floating-point data; use "

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from mmvae_fast._lazy import require
 from mmvae_fast.systems.base import System, read_config
-from mmvae_fast.systems.samples import write_samples
+from mmvae_fast.systems.samples import is_drawn, write_samples
 from mmvae_fast.training import checkpoints
 from mmvae_fast.training.data import Collate, Data, Shuffle, TensorBatches, count_rows, fingerprint
 from mmvae_fast.training.fit import History, _kept
@@ -62,7 +62,8 @@ def fit(
         with "val_" before it.
 
     Raises:
-        ValueError, TypeError: arguments or data that cannot be; a checkpoint of another system, other settings or data.
+        ValueError, TypeError: arguments or data that cannot be; a checkpoint of another system, other settings or data;
+            an epoch without a batch to make a step on.
         FileExistsError: ``out`` holds something in our place that is not ours.
         FloatingPointError: a loss is not finite; ``last/`` keeps the epoch before.
         KeyboardInterrupt: on Ctrl-C; ``last/`` keeps the last complete epoch, and the message says so.
@@ -73,8 +74,8 @@ def fit(
         raise ValueError(f"validation: a {type(system).__name__} has no loss that tells one epoch from a better one")
     rows = _rows("data", system, data)
     validation_rows = 0 if validation is None else _rows("validation", system, validation)
-    require("safetensors", extra="systems")
     folder = None if out is None else Path(out)
+    _require(system, folder, progress)
     settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "rows": rows}
     settings["validation_rows"] = validation_rows
     if folder is not None:
@@ -115,7 +116,15 @@ def _epoch(
     train = _batches(system, data, rows, batch_size, Shuffle(rows, seed, epoch), num_workers)
     means = Means()
     for i, batch in enumerate(_bar(train, epoch, shown_epochs)):
-        means.add(system.step(_to(batch, system.device), optimizer, derive(seed, "step", epoch, i)))
+        step_seed = derive(seed, "step", epoch, i)
+        if isinstance(data, Mapping):
+            batch = system.complete(batch, data, step_seed)
+        means.add(system.step(_to(batch, system.device), optimizer, step_seed))
+    if not means.sums:
+        raise ValueError(
+            f"epoch {epoch + 1}: no step was made: no batch of {batch_size} rows holds "
+            f"{' and '.join(system.modalities)} by its mask; expected such rows"
+        )
     record = {"epoch": epoch + 1, **means.read()}
     if validation is not None:
         system.eval()
@@ -146,9 +155,9 @@ def _save(system: System, optimizer: torch.optim.Optimizer, state: checkpoints.P
     system.eval()
     with torch.no_grad():
         preview = system.preview()
-    write_samples(out / "samples", state.epoch, preview)
     like_a_model: Any = system
-    checkpoints.write(out, like_a_model, optimizer, state)
+    checkpoints.write(out, like_a_model, optimizer, state)  # first: no picture is worth an epoch
+    write_samples(out / "samples", state.epoch, preview)
 
 
 class Means:
@@ -167,6 +176,15 @@ class Means:
     def read(self) -> dict[str, float]:
         """Means by name; of what had no rows, nothing."""
         return {name: float(value) / self.counts[name] for name, value in self.sums.items() if self.counts[name]}
+
+
+def _require(system: System, out: Path | None, progress: bool) -> None:
+    """What the run will need, before its first epoch."""
+    require("safetensors", extra="systems")
+    if out is not None and any(is_drawn(system.modalities[name].shape) for name in system.previewed()):
+        require("PIL.Image", extra="systems")
+    if progress and sys.stderr.isatty():
+        require("tqdm", extra="systems")
 
 
 def _bar(batches: Any, epoch: int, epochs: int | None) -> Any:

@@ -63,10 +63,10 @@ class ConvGenerator(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(n_in, 2 * width * height * width_out),
             nn.Unflatten(-1, (2 * width, height, width_out)),
-            nn.GroupNorm(8, 2 * width),
+            _norm(2 * width),
             nn.LeakyReLU(SLOPE),
             nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
-            nn.GroupNorm(8, width),
+            _norm(width),
             nn.LeakyReLU(SLOPE),
             nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
         )
@@ -80,7 +80,7 @@ def _conv_features(shape: Sequence[int], width: int, normalized: bool) -> nn.Mod
     pixels = (shape[-2] // 4) * (shape[-1] // 4)
 
     def norm(n: int) -> list[nn.Module]:
-        return [nn.GroupNorm(8, n)] if normalized else []
+        return [_norm(n)] if normalized else []
 
     return nn.Sequential(
         nn.Flatten(),
@@ -95,6 +95,11 @@ def _conv_features(shape: Sequence[int], width: int, normalized: bool) -> nn.Mod
         nn.Linear(2 * width * pixels, 8 * width),
         nn.LeakyReLU(SLOPE),
     )
+
+
+def _norm(channels: int) -> nn.Module:
+    """In eight groups of channels, or in as many as go."""
+    return nn.GroupNorm(math.gcd(8, channels), channels)
 
 
 def _channels(shape: Sequence[int]) -> int:

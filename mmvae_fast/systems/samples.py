@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,13 @@ def write_samples(folder: Path, epoch: int, samples: Mapping[str, Tensor]) -> No
         file = io.BytesIO()
         np.save(file, array)
         write_atomic(folder / f"epoch-{epoch:04d}-{name}.npy", file.getvalue())
-        if len(array) and (array.ndim == 3 or (array.ndim == 4 and array.shape[1] in (1, 3))):
+        if len(array) and is_drawn(array.shape[1:]):
             write_atomic(folder / f"epoch-{epoch:04d}-{name}.png", png(grid(array)))
+
+
+def is_drawn(shape: Sequence[int]) -> bool:
+    """Whether samples of this shape are pictures: [H, W], or [1, H, W], or [3, H, W]."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def grid(samples: np.ndarray, columns: int = 10) -> np.ndarray:

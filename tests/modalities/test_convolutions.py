@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvae_fast.modalities import Audio, Modality, Vector
+from mmvae_fast.modalities import Audio, Image, Modality, Vector
 from mmvae_fast.modalities.convolutions import ConvDecoder, ConvEncoder
 from mmvae_fast.models import MMVAE, MVAE, MultimodalVAE
 
@@ -62,6 +62,33 @@ def test_rows_know_nothing_of_each_other_but_in_batch_norm_s_training(norm):
         torch.testing.assert_close(run(whole)[:2], run(whole[:2]))
 
 
+@pytest.mark.parametrize("network", ["conv", "residual"])
+@pytest.mark.parametrize("make", [Audio, Image])
+def test_by_default_missing_rows_change_nothing_for_the_others(make, network):
+    """Neither how many there are, nor the encoder's loss and gradient, training or not."""
+    torch.manual_seed(0)
+    model = MVAE({"picture": make((1, 9, 6) if make is Image else (9, 6), network=network, width=4)}, 3).train()
+    x = torch.rand(8, *model.modalities["picture"].shape)
+    there = torch.arange(8) < 5
+    for rows, mask in ((x[:5], None), (x, there[:, None])):
+        experts = model.encode_experts({"picture": rows}, mask)
+        mu, logvar = experts[0][0][:5], experts[1][0][:5]
+        model.zero_grad()
+        (mu.square() + logvar).sum().backward()
+        gradients = [p.grad.clone() for p in model.encoders.parameters()]
+        if mask is None:
+            expected = (mu, logvar, gradients)
+        else:
+            torch.testing.assert_close((mu, logvar, gradients), expected)
+
+
+def test_one_pixel_survives_the_norm():
+    torch.manual_seed(0)
+    encoder = ConvEncoder((1, 1), 3, width=8)
+    dark, bright = encoder(torch.zeros(1, 1, 1))[0], encoder(torch.ones(1, 1, 1))[0]
+    assert not torch.allclose(dark, bright)
+
+
 @pytest.mark.parametrize("network", ["mlp", "conv", "residual"])
 def test_config_round_trip(network):
     audio = Audio((9, 6), network=network, width=4, norm="group", scale=0.5)
@@ -95,7 +122,7 @@ def test_impossible_networks_are_refused(options, message):
 def test_a_decoder_with_batch_norm_sees_all_rows_at_once_in_training():
     """On a CPU many samples are decoded in parts; batch statistics are those of all of them all the same."""
     torch.manual_seed(0)
-    model = MVAE({"audio": Audio((8, 8), network="conv", width=2)}, 3)
+    model = MVAE({"audio": Audio((8, 8), network="conv", width=2, norm="batch")}, 3)
     seen = []
     model.decoders["audio"].register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     z = torch.randn(20, 60, 3)

@@ -99,6 +99,8 @@ def test_bad_texts_are_refused(language):
         language.tokenize(["a", 3])
     with pytest.raises(ValueError, match="text 1: is not Unicode text"):
         language.tokenize(["a", "\ud800"])
+    with pytest.raises(ValueError, match=r"from_texts: text 1 is not Unicode text \(.*surrogates"):
+        Language.from_texts(["a", "\ud800"])
     with pytest.raises(ValueError, match=r"got shape \[3\]"):
         language.detokenize(torch.tensor([1, 2, 3]))
     with pytest.raises(ValueError, match="token ids from 0 to 9999"):
@@ -266,8 +268,18 @@ def test_greedy_takes_the_most_probable_token_each_time(language, decoder):
     x = language.generate(decoder, z)
     language.check_values("text", x)
     assert torch.equal(language.predict(decoder(z, x)), x)
-    for options in ({"temperature": 1.0, "top_k": 1}, {"temperature": 1.0, "top_p": 1e-9}, {"temperature": 1e-6}):
+    cold = [{"temperature": t} for t in (1e-6, 1e-7, 1e-39, 1e-42, 5e-324)]
+    for options in ({"temperature": 1.0, "top_k": 1}, {"temperature": 1.0, "top_p": 1e-9}, *cold):
         assert torch.equal(language.generate(decoder, z, seed=1, **options), x)
+
+
+def test_any_temperature_draws_a_token_of_logits_of_any_type(language):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        decoder = Fixed([-3.0] * (language.vocabulary_size - 1) + [50.0], language.length)
+        decoder.logits = decoder.logits.to(dtype)
+        for temperature in (1e-42, 1e-20, 1e-6, 1e-3):
+            x = language.generate(decoder, torch.zeros(2, 3), temperature=temperature, seed=0)
+            assert bool((x == language.vocabulary_size - 1).all())
 
 
 class Fixed(nn.Module):

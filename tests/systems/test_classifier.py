@@ -121,6 +121,24 @@ def test_the_loss_is_what_it_says(halves, half_modalities):
     assert plain.encode(data).shape == (8, 32)
 
 
+@pytest.mark.parametrize("model", ["MoPoE", "JMVAE", "Autoencoder"])
+def test_the_vae_s_own_modality_dropout(model, halves, half_modalities):
+    """It hides from the VAE in training what a call of the VAE hides, and nothing in evaluation."""
+    data = part(halves[0], slice(0, 64))
+    dropping = make(half_modalities, model=model, model_options={"modality_dropout": 0.6}, modality_dropout=0.0)
+    seeing = make(half_modalities, model=model, modality_dropout=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(dropping.parameters(), seeing.parameters(), strict=True))
+
+    def generative(classifier):
+        total, rows = classifier._losses(data, seed=3)[1]["generative"]
+        return total / rows
+
+    expected = dropping.model(data, seed=torch.tensor([3])).loss
+    torch.testing.assert_close(generative(dropping), expected)
+    assert not torch.allclose(generative(dropping), generative(seeing))
+    assert torch.equal(generative(dropping.eval()), generative(seeing.eval()))
+
+
 @pytest.mark.parametrize("model", ["MVAE", "MMVAE", "JMVAE", "Nexus", "MHVAE", "MMVAEPlus", "Autoencoder"])
 def test_any_model_of_one_stage(model, halves, half_modalities, tmp_path):
     data = {**part(halves[0], slice(0, 40)), "label": halves[1][:40]}
@@ -151,5 +169,9 @@ def test_bad_input(halves, half_modalities):
             fit(classifier, {**data, "label": wrong}, epochs=1, progress=False)
     with pytest.raises(ValueError, match="n_clusters is 21, expected 1 to 20"):
         classifier.cluster(data, n_clusters=21)
+    with pytest.raises(ValueError, match=r"cluster: seed is -1, expected an integer from 0"):
+        classifier.cluster(data, seed=-1)
+    with pytest.raises(ValueError, match="lr is 0, expected a finite number above 0"):
+        make(half_modalities, lr=0)
     with pytest.raises(ValueError, match="method is 'dbscan'"):
         classifier.cluster(data, method="dbscan")

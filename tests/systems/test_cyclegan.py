@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvae_fast.modalities import Audio, Image, Text, Vector
+from mmvae_fast.modalities import Audio, BagOfWords, Image, Text, Vector
 from mmvae_fast.systems import CycleGAN, System, fit
 
 FAST = {"lr_generator": 1e-3, "lr_discriminator": 2e-3, "ema": 0.95, "width": 8}
@@ -63,6 +63,27 @@ def test_missing_rows_are_left_out():
     assert all(torch.equal(x, y) for x, y in zip(states[0].values(), states[1].values(), strict=True))
     mask[:, 0] = False
     assert cycle.step({"a": a, "b": b, "mask": mask}, cycle.optimizer(), seed=1) == {}
+
+
+@pytest.mark.parametrize("kind", ["tensor", "dict"])
+def test_each_side_draws_from_the_rows_that_have_it(kind):
+    """Two sets one below the other, in batches of one row: never both in one, and yet every step has both."""
+    a, b = points(10, 0)
+    mask = torch.zeros(10, 2, dtype=torch.bool)
+    mask[:8, 0] = mask[8:, 1] = True
+    given = mask if kind == "tensor" else {"a": mask[:, 0], "b": mask[:, 1]}
+    data = {"a": torch.where(mask[:, :1], a, torch.nan), "b": torch.where(mask[:, 1:], b, torch.nan), "mask": given}
+    cycle = make({"a": Vector(3), "b": Vector(3)}, paired_weight=1.0)
+    seen, step = [], cycle.step
+    cycle.step = lambda batch, *rest: seen.append(batch) or step(batch, *rest)
+    (record,) = fit(cycle, data, epochs=1, batch_size=1, progress=False)
+    assert len(seen) == 10 and "paired" not in record
+    for batch in seen:
+        assert [int(batch["mask"][name].sum()) for name in "ab"] == [1, 1]
+    drawn = torch.cat([batch["b"][batch["mask"]["b"]] for batch in seen])
+    assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in b[8:].tolist()}
+    whole = {"a": a, "b": b, "mask": torch.ones(10, 2, dtype=torch.bool)}
+    assert cycle.complete(whole, whole, 0) is whole
 
 
 def test_the_terms_by_hand():
@@ -124,6 +145,15 @@ def test_bad_input():
         CycleGAN({"a": Vector(3)})
     with pytest.raises(ValueError, match="discrete"):
         CycleGAN({"a": Vector(3), "b": Text(5, 3)})
+    with pytest.raises(ValueError, match=r"CycleGAN: modality 'b' \(BagOfWords\)"):
+        CycleGAN({"a": Vector(3), "b": BagOfWords(["x", "y"])})
+    for options, message in [
+        ({"ema": 2.0}, "ema is 2.0"),
+        ({"lr_generator": 0}, "lr_generator is 0"),
+        ({"betas": (0.5,)}, "betas is"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make(two, **options)
     with pytest.raises(ValueError, match=r"identity_weight is 1.0, but the shapes"):
         CycleGAN(two, identity_weight=1.0)
     with pytest.raises(ValueError, match="history is -1"):

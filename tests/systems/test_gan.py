@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvae_fast.modalities import Image, Text, Vector
+from mmvae_fast.modalities import BagOfWords, Image, Text, Vector
 from mmvae_fast.systems import GAN, System, fit
 
 
@@ -91,6 +91,13 @@ def test_files_and_seeds(options, tmp_path):
     assert gan.sample(0, None if condition is None else condition[:0]).shape == (0, 1, 16, 16)
 
 
+@pytest.mark.parametrize("width", [1, 4, 12])
+def test_pictures_at_any_width(width):
+    gan = make(modality=Image((1, 16, 16)), width=width)
+    history = fit(gan, {"image": torch.rand(6, 1, 16, 16)}, epochs=1, progress=False)
+    assert gan.sample(2, seed=0).shape == (2, 1, 16, 16) and len(history) == 1
+
+
 def test_networks_of_your_own(tmp_path):
     def networks():
         torch.manual_seed(5)
@@ -112,6 +119,15 @@ def test_bad_input(digits):
         ({"penalty": "gp"}, "penalty is 'gp'"),
         ({"network": "conv"}, "sides of 16 or more"),
         ({"ema": -1.0}, "ema is -1.0"),
+        ({"ema": 2.0}, "ema is 2.0, expected a decay of 0 or more, below 1"),
+        ({"ema": 1.0}, "ema is 1.0, expected a decay"),
+        ({"lr_generator": 0}, "lr_generator is 0, expected a finite number above 0"),
+        ({"lr_discriminator": 0.0}, "lr_discriminator is 0.0, expected"),
+        ({"gradient_clip": 0.0}, "gradient_clip is 0.0, expected"),
+        ({"betas": (0.5,)}, r"betas is \(0.5,\), expected two numbers"),
+        ({"betas": (0.5, 1.0)}, r"betas\[1\] is 1.0, expected a decay"),
+        ({"modality": BagOfWords(["a", "b"])}, r"GAN: modality 'image' \(BagOfWords\) holds counts"),
+        ({"modality": Vector(3, missing=True)}, r"GAN: modality 'image' is a Vector\(missing=True\)"),
         ({"networks": {"critic": nn.Linear(1, 1)}}, "networks names 'critic'"),
     ]:
         with pytest.raises(ValueError, match=message):

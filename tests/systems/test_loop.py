@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -138,6 +139,37 @@ def test_samples_of_each_epoch(tmp_path):
     np.testing.assert_array_equal(pixels[5:9, 6:11], (255 * samples[11, 0]).round())  # second row, second column
 
 
+def test_an_epoch_without_a_step_is_an_error():
+    nowhere = torch.zeros(ROWS, 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match="epoch 1: no step was made: no batch of 16 rows holds a by its mask"):
+        fit(gan()[0], data(label=LABELS, mask=nowhere), **OPTIONS)
+    system, rows = cyclegan()
+    with pytest.raises(ValueError, match="epoch 1: no step was made: .* holds a and b"):
+        fit(system, {**rows, "mask": {"b": nowhere[:, 0]}}, **OPTIONS)
+
+
+def test_a_missing_library_is_said_before_the_first_epoch(tmp_path, monkeypatch):
+    """And what happens to the pictures afterwards costs no epoch."""
+    system, rows = gan()
+    steps, step = [], system.step
+    monkeypatch.setattr(system, "step", lambda *a: steps.append(1) or step(*a))
+    with monkeypatch.context() as m:
+        m.setitem(sys.modules, "PIL", None)
+        m.setitem(sys.modules, "PIL.Image", None)
+        with pytest.raises(ImportError, match="PIL"):
+            fit(system, rows, out=tmp_path, **OPTIONS)
+    with monkeypatch.context() as m:
+        m.setitem(sys.modules, "tqdm", None)
+        m.setattr(sys.stderr, "isatty", lambda: True)
+        with pytest.raises(ImportError, match="tqdm"):
+            fit(system, rows, **{**OPTIONS, "progress": True})
+    assert not steps
+    (tmp_path / "samples").write_text("a file where the folder should be")
+    with pytest.raises((FileExistsError, NotADirectoryError)):
+        fit(system, rows, out=tmp_path, **OPTIONS)
+    assert len(steps) == 3 and json.loads((tmp_path / "history.json").read_text())[0]["epoch"] == 1
+
+
 def test_best_is_the_lowest_validation_loss(tmp_path):
     system, rows = classifier()
     history = fit(system, rows, validation=rows, out=tmp_path, **OPTIONS)
@@ -209,6 +241,21 @@ def test_damaged_and_foreign_folders(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=message):
             System.load(tmp_path)
+
+
+def test_networks_are_imported_where_that_is_allowed(tmp_path, monkeypatch):
+    code = "from torch import nn\nclass Encoder(nn.Linear):\n    def __init__(self, d): super().__init__(7, 2 * d)\n"
+    code += "    def forward(self, x): return super().forward(x).chunk(2, -1)\n"
+    (tmp_path / "own_networks.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    classifier = FusionClassifier({"b": Vector(7, encoder="own_networks:Encoder")}, 3, 4)
+    classifier.save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="allow_import is False: pass allow_import=True"):
+        System.load(tmp_path / "saved")
+    x = {"b": torch.randn(5, 7)}
+    for allowed in (True, ["own_networks"]):
+        again = System.load(tmp_path / "saved", allow_import=allowed)
+        assert torch.equal(again.predict_proba(x), classifier.eval().predict_proba(x))
 
 
 def test_progress_says_both_losses(capsys):
