@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 from abc import ABC, abstractmethod
@@ -55,6 +56,15 @@ class Reader(ABC):
 
     def fit(self, cells: Iterable[Any]) -> None:  # noqa: B027 - most readers have nothing to learn
         """Learn from the training cells that are not missing: a vocabulary, a mean, ...; by default nothing."""
+
+    def probe(self, cell: Any) -> None:
+        """Whether :meth:`fit` could use this cell, if that has failed with all of them; called before fit. By default
+        it is tried with the cell alone; a reader that cannot learn from a single cell overrides it.
+
+        Raises:
+            ValueError, OSError: what is wrong with this cell.
+        """
+        copy.deepcopy(self).fit([cell])
 
     @abstractmethod
     def read(self, cell: Any) -> Tensor:
