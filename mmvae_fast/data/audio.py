@@ -40,6 +40,7 @@ class AudioReader(Reader):
 
     kind = "audio"
     reads_files = True
+    takes = (os.PathLike, bytes, Mapping, tuple, list)
 
     def __init__(
         self,

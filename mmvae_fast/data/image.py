@@ -45,6 +45,7 @@ class ImageReader(Reader):
 
     kind = "image"
     reads_files = True
+    takes = (os.PathLike, bytes, Mapping, np.ndarray)
 
     def __init__(
         self,

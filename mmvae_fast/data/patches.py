@@ -36,6 +36,7 @@ class PatchesReader(Reader):
 
     kind = "patches"
     reads_files = True
+    takes = (os.PathLike, bytes, Mapping, np.ndarray)
 
     def __init__(
         self,

@@ -43,6 +43,9 @@ class Reader(ABC):
     """Whether a cell that is a str is a path: it is resolved against the manifest's folder and looked up before
     training."""
 
+    takes: ClassVar[tuple[type, ...]] = ()
+    """Of a reader of files, what a cell may be other than a str; () for anything. Known before training, too."""
+
     def __init_subclass__(cls) -> None:
         kind = cls.__dict__.get("kind")
         if not kind:

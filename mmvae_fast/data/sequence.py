@@ -38,6 +38,7 @@ class SequenceReader(Reader):
 
     kind = "sequence"
     reads_files = True
+    takes = (os.PathLike, tuple, list, np.ndarray, Tensor)
 
     def __init__(
         self,
