@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmvae_fast._files import with_ending
 from mmvae_fast.data._scale import Scale
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.features import audio
@@ -109,7 +110,7 @@ class AudioReader(Reader):
 
     def write(self, sample: Tensor, path: Path) -> Path:
         wave, rate = self.show(sample)
-        return audio.write_wav(Path(path).with_suffix(".wav"), wave, rate)
+        return audio.write_wav(with_ending(path, ".wav"), wave, rate)
 
     def show(self, sample: Tensor) -> tuple[np.ndarray, int]:
         """(waveform float32 [samples], rate in Hz)."""

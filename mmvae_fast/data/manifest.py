@@ -223,7 +223,11 @@ def _read(path: Path) -> Any:
         table = reading.read_csv(
             path,
             read_options=reading.ReadOptions(use_threads=False),  # else rows have no numbers
-            parse_options=reading.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+            parse_options=reading.ParseOptions(
+                newlines_in_values=True,
+                invalid_row_handler=note,
+                ignore_empty_lines=len(names) > 1,  # of one column, it is a row whose cell is empty
+            ),
             convert_options=reading.ConvertOptions(
                 column_types=dict.fromkeys(names, arrow.string()), strings_can_be_null=True, null_values=[""]
             ),

@@ -84,7 +84,8 @@ class Reader(ABC):
     @abstractmethod
     def write(self, sample: Tensor, path: Path) -> Path:
         """Write a predicted sample (what ``model.reconstruct`` and the like return for one row) as a file a person can
-        open; returns the path written, which has the suffix of the kind (.png, .txt, .wav, .csv)."""
+        open; returns the path written, to which the suffix of the kind is added unless it is there (.png, .txt, .wav,
+        .csv)."""
 
     @abstractmethod
     def show(self, sample: Tensor) -> Any:

@@ -72,7 +72,7 @@ def test_audio(recordings, tmp_path, features, network):
     for kind in (Path(recordings[0]).read_bytes(), {"path": recordings[0]}, soundfile.read(recordings[0])):
         torch.testing.assert_close(reader.read(kind), samples[0], atol=2e-3, rtol=0)
     path = other.write(samples[2], tmp_path / "out" / "back.bin")
-    assert path == tmp_path / "out" / "back.wav"
+    assert path == tmp_path / "out" / "back.bin.wav"
     wave, rate = soundfile.read(path)
     assert (rate, len(wave)) == (RATE, 2000)
     strongest = np.abs(np.fft.rfft(wave * np.hanning(2000))).argmax() * RATE / 2000

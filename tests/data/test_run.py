@@ -83,6 +83,9 @@ def test_train_evaluate_translate_sample_embed(digits, edit):
 
     with Image.open(digits / "two.png") as image:
         assert image.size == (8, 8)
+    result = call("translate", run, "--from", "text=the digit two", "--to", "image", "--out", digits / "two.v2")
+    assert result.stdout.strip() == str(digits / "two.v2.png")
+    assert (digits / "two.v2.png").is_file()
 
     result = call("sample", run, "-n", 3, "--out", digits / "samples")
     assert result.exit_code == 0, tell(result)
