@@ -241,7 +241,7 @@ def _check_same(out: Path, described: Mapping[str, Any], config: RunConfig) -> N
     Raises:
         ValueError: naming what is different.
     """
-    if not (out / READERS_FILE).exists() or not (out / LAST).exists():
+    if not (out / READERS_FILE).exists() or not any((out / name).exists() for name in (LAST, BEST)):
         return
     otherwise = "choose another out, or start over (--start-over)"
     earlier = _read_readers(out)
