@@ -28,6 +28,12 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
         os.replace(temp, path)
 
 
+def with_ending(path: str | os.PathLike, suffix: str) -> Path:
+    """A path that ends in ``suffix``, which is added unless it is there: "a.v2" becomes "a.v2.png"."""
+    path = Path(path)
+    return path if path.suffix.lower() == suffix else path.with_name(path.name + suffix)
+
+
 def check_replaceable(target: Path, is_ours: Callable[[Path], bool], what: str) -> None:
     """Refuse to replace a folder with anything of others in it; absent, empty and recognised ones may go.
 

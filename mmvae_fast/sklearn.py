@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -175,7 +176,7 @@ class MultimodalVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
                     )
                 described[name] = Vector(shape[1])
             else:
-                described[name] = given
+                described[name] = copy.deepcopy(given)  # networks of its own are trained: the caller's stay as they are
         self.readers_, self._described = readers, described
 
     def _batch(self, cells: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:

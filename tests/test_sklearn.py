@@ -4,6 +4,7 @@ from unittest import SkipTest
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("sklearn")
 pytest.importorskip("lightning")
@@ -130,3 +131,21 @@ def test_arrays_by_name_are_vectors():
 def test_wrong_data(options, X, said):
     with pytest.raises(ValueError, match=said):
         transformer().set_params(**options).fit(X)
+
+
+def test_networks_of_the_caller_are_not_trained():
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Linear(3, 4)
+
+        def forward(self, x):
+            return tuple(self.net(x).chunk(2, -1))
+
+    encoder = Encoder()
+    before = encoder.net.weight.clone()
+    transformer = MultimodalVAETransformer({"v": Vector(3, encoder=encoder)}, latent_dim=2, epochs=1, lr=0.1)
+    X = {"v": np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)}
+    first = transformer.fit(X).transform(X)
+    assert torch.equal(encoder.net.weight, before)
+    np.testing.assert_array_equal(transformer.fit(X).transform(X), first)

@@ -18,7 +18,7 @@ def translate(
         list[str], typer.Option("--from", metavar="MODALITY=VALUE", help="A file, a text or numbers; may come again.")
     ],
     to: Annotated[str, typer.Option(help="The modality to make.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; its suffix is the modality's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; the modality's suffix is added if it lacks.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Draw what is left to chance; else its mean.")] = None,
 ) -> None:
     """Make one modality from others: --from image=x.png --to text. What can be printed is, unless --out is given."""

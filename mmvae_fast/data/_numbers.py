@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmvae_fast._files import write_atomic
+from mmvae_fast._files import with_ending, write_atomic
 from mmvae_fast.data.reader import is_missing
 
 
@@ -51,7 +51,7 @@ def write_table(path: Path, header: Iterable[str], rows: np.ndarray) -> Path:
     table = csv.writer(file, lineterminator="\n")
     table.writerow(header)
     table.writerows([f"{value:.7g}" for value in row] for row in rows)
-    path = Path(path).with_suffix(".csv")
+    path = with_ending(path, ".csv")
     write_atomic(path, file.getvalue())
     return path
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmvae_fast._files import with_ending
 from mmvae_fast.data._scale import Scale
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.features import audio
@@ -40,6 +41,7 @@ class AudioReader(Reader):
 
     kind = "audio"
     reads_files = True
+    takes = (os.PathLike, bytes, Mapping, tuple, list)
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class AudioReader(Reader):
 
     def write(self, sample: Tensor, path: Path) -> Path:
         wave, rate = self.show(sample)
-        return audio.write_wav(Path(path).with_suffix(".wav"), wave, rate)
+        return audio.write_wav(with_ending(path, ".wav"), wave, rate)
 
     def show(self, sample: Tensor) -> tuple[np.ndarray, int]:
         """(waveform float32 [samples], rate in Hz)."""
@@ -144,8 +146,7 @@ class AudioReader(Reader):
         return reader
 
     def _read(self, cell: Any) -> np.ndarray:
-        wave = audio.fit_length(_wave(cell, self.spectra["sample_rate"]), self.samples, align=self.align)
-        return self._features(wave[None])[0]
+        return self._features(_wave(cell, self.spectra["sample_rate"], self.samples, self.align)[None])[0]
 
     def _features(self, waves: np.ndarray) -> np.ndarray:
         if self.features == "log_mel":
@@ -158,8 +159,8 @@ class AudioReader(Reader):
         return self.scale
 
 
-def _wave(cell: Any, rate: int) -> np.ndarray:
-    """A cell as a waveform at ``rate`` Hz.
+def _wave(cell: Any, rate: int, samples: int, align: str) -> np.ndarray:
+    """A cell as so many samples at ``rate`` Hz.
 
     Raises:
         ValueError, OSError: what is wrong with it.
@@ -170,11 +171,12 @@ def _wave(cell: Any, rate: int) -> np.ndarray:
         else:
             cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes):
-        return audio.load_audio(io.BytesIO(cell), rate)
+        return audio.load_audio(io.BytesIO(cell), rate, samples=samples, align=align)
     if isinstance(cell, (str, os.PathLike)):
-        return audio.load_audio(cell, rate)
+        return audio.load_audio(cell, rate, samples=samples, align=align)
     if isinstance(cell, (tuple, list)) and len(cell) == 2:
         wave, own = cell
         wave = wave.numpy(force=True) if isinstance(wave, Tensor) else np.asarray(wave)
-        return audio.to_mono(wave, int(own) if isinstance(own, (float, np.number)) else own, rate)
+        mono = audio.to_mono(wave, int(own) if isinstance(own, (float, np.number)) else own, rate)
+        return audio.fit_length(mono, samples, align=align)
     raise ValueError(f"is a {type(cell).__name__}, expected a path, the bytes of a file, or (waveform, rate)")

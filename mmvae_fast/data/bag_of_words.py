@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmvae_fast._files import write_atomic
+from mmvae_fast._files import with_ending, write_atomic
 from mmvae_fast._lazy import require
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.modalities import BagOfWords
@@ -125,7 +125,7 @@ class BagOfWordsReader(Reader):
         return " ".join(self.modality().top(sample.unsqueeze(0), self.top)[0])
 
     def write(self, sample: Tensor, path: Path) -> Path:
-        path = Path(path).with_suffix(".txt")
+        path = with_ending(path, ".txt")
         write_atomic(path, self.show(sample) + "\n")
         return path
 

@@ -246,7 +246,8 @@ def known_options(cls: type[Reader]) -> set[str]:
     takes_more = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
     if takes_more and cls.kind in MODALITIES:
         # what a reader sets itself, and what no YAML can hold
-        names |= _parameters(MODALITIES[cls.kind]) - {"shape", "n", "vocabulary", "encoder", "decoder"}
+        learned = {"shape", "n", "channels", "vocabulary", "tokenizer"}
+        names |= _parameters(MODALITIES[cls.kind]) - learned - {"encoder", "decoder"}
     return names
 
 
@@ -273,9 +274,18 @@ def _check_options(where: str, options: Mapping[str, Any], known: Iterable[str])
 
 def _sentence(error: Any) -> str:
     """One of pydantic's errors; of an unknown key, with what it may have meant."""
-    location = [part for part in error["loc"] if isinstance(part, int) or part.isidentifier()]
+    unknown = error["type"] == "extra_forbidden"
+    # what pydantic calls its own steps, such as "function-after[...]", is left out; a name that the file has is not
+    location = [
+        part
+        for i, part in enumerate(error["loc"])
+        if isinstance(part, int)
+        or part.isidentifier()
+        or error["loc"][:i] == ("modalities",)
+        or (unknown and i == len(error["loc"]) - 1)
+    ]
     key = ".".join(map(str, location)) or "config"
-    if error["type"] == "extra_forbidden":
+    if unknown:
         return f"{key}: no such key{nearest(str(error['loc'][-1]), _keys(error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{key}: is missing"

@@ -143,7 +143,7 @@ def _unfit(reader: Reader, name: str, cells: Mapping[int, Any]) -> list[Fault]:
     faults = []
     for row, cell in cells.items():
         try:
-            copy.deepcopy(reader).fit([cell])
+            reader.probe(cell)
         except (ValueError, OSError) as error:
             faults.append(Fault(row, name, str(error)))
     return faults

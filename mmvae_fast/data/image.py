@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from mmvae_fast._files import write_atomic
+from mmvae_fast._files import with_ending, write_atomic
 from mmvae_fast._lazy import require
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.modalities import Image
@@ -45,6 +45,7 @@ class ImageReader(Reader):
 
     kind = "image"
     reads_files = True
+    takes = (os.PathLike, bytes, Mapping, np.ndarray)
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class ImageReader(Reader):
         return sample
 
     def write(self, sample: Tensor, path: Path) -> Path:
-        path = Path(path).with_suffix(".png")
+        path = with_ending(path, ".png")
         pixels = self.show(sample)
         file = io.BytesIO()
         image = require("PIL.Image", extra="image")

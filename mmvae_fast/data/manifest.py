@@ -124,7 +124,7 @@ class Manifest:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def check_files(self, readers: Mapping[str, Reader]) -> None:
-        """Refuse paths of files that cannot be read.
+        """Refuse paths of files that cannot be read, and cells that are nothing a reader of files takes.
 
         Raises:
             ManifestError: listing the rows.
@@ -135,7 +135,10 @@ class Manifest:
                 continue
             for row in range(len(self)):
                 cell = self.cell(row, name)
-                problem = _unreadable(self.resolve(cell, reader)) if isinstance(cell, str) else None
+                if isinstance(cell, str):
+                    problem = _unreadable(self.resolve(cell, reader))
+                else:
+                    problem = None if cell is None else _not_taken(cell, reader)
                 if problem is not None:
                     faults.append(Fault(row, name, problem))
         self.refuse(faults)
@@ -189,6 +192,14 @@ def _unreadable(path: str) -> str | None:
     return None if os.access(path, os.R_OK) else f"{path}: no permission to read it"
 
 
+def _not_taken(cell: Any, reader: Reader) -> str | None:
+    if reader.takes and not isinstance(cell, reader.takes):
+        return f"is a {type(cell).__name__}, expected a path or what else a reader of kind {reader.kind!r} takes"
+    if isinstance(cell, Mapping) and all(value is None for value in cell.values()):
+        return "holds neither bytes nor a path"
+    return None
+
+
 def _read(path: Path) -> Any:
     """The file as a pyarrow table; of a CSV, every column as text."""
     if path.suffix.lower() not in (".csv", ".parquet"):
@@ -212,7 +223,11 @@ def _read(path: Path) -> Any:
         table = reading.read_csv(
             path,
             read_options=reading.ReadOptions(use_threads=False),  # else rows have no numbers
-            parse_options=reading.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+            parse_options=reading.ParseOptions(
+                newlines_in_values=True,
+                invalid_row_handler=note,
+                ignore_empty_lines=len(names) > 1,  # of one column, it is a row whose cell is empty
+            ),
             convert_options=reading.ConvertOptions(
                 column_types=dict.fromkeys(names, arrow.string()), strings_can_be_null=True, null_values=[""]
             ),

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmvae_fast.data._numbers import write_table
 from mmvae_fast.data._scale import Scale
 from mmvae_fast.data.reader import Reader
-from mmvae_fast.features.patches import PatchDictionary, read_image
+from mmvae_fast.features.patches import PatchDictionary, extract_patches, read_image
 from mmvae_fast.modalities import Counts, Modality, Vector
 
 _FEATURES = ("words", "pooled")
@@ -36,6 +36,7 @@ class PatchesReader(Reader):
 
     kind = "patches"
     reads_files = True
+    takes = (os.PathLike, bytes, Mapping, np.ndarray)
 
     def __init__(
         self,
@@ -71,6 +72,9 @@ class PatchesReader(Reader):
         self.dictionary.fit(self._image(cell) for cell in cells)
         if self.features == "pooled":
             self.scale = Scale.of(self.dictionary.pooled(self._image(cell)) for cell in cells)
+
+    def probe(self, cell: Any) -> None:
+        extract_patches(self._image(cell), self.dictionary.size, 1)
 
     def read(self, cell: Any) -> Tensor:
         image = self._image(cell)

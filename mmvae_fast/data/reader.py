@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 from abc import ABC, abstractmethod
@@ -42,6 +43,9 @@ class Reader(ABC):
     """Whether a cell that is a str is a path: it is resolved against the manifest's folder and looked up before
     training."""
 
+    takes: ClassVar[tuple[type, ...]] = ()
+    """Of a reader of files, what a cell may be other than a str; () for anything. Known before training, too."""
+
     def __init_subclass__(cls) -> None:
         kind = cls.__dict__.get("kind")
         if not kind:
@@ -55,6 +59,15 @@ class Reader(ABC):
 
     def fit(self, cells: Iterable[Any]) -> None:  # noqa: B027 - most readers have nothing to learn
         """Learn from the training cells that are not missing: a vocabulary, a mean, ...; by default nothing."""
+
+    def probe(self, cell: Any) -> None:
+        """Whether :meth:`fit` could use this cell, if that has failed with all of them; called before fit. By default
+        it is tried with the cell alone; a reader that cannot learn from a single cell overrides it.
+
+        Raises:
+            ValueError, OSError: what is wrong with this cell.
+        """
+        copy.deepcopy(self).fit([cell])
 
     @abstractmethod
     def read(self, cell: Any) -> Tensor:
@@ -71,7 +84,8 @@ class Reader(ABC):
     @abstractmethod
     def write(self, sample: Tensor, path: Path) -> Path:
         """Write a predicted sample (what ``model.reconstruct`` and the like return for one row) as a file a person can
-        open; returns the path written, which has the suffix of the kind (.png, .txt, .wav, .csv)."""
+        open; returns the path written, to which the suffix of the kind is added unless it is there (.png, .txt, .wav,
+        .csv)."""
 
     @abstractmethod
     def show(self, sample: Tensor) -> Any:

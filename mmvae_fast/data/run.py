@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from mmvae_fast.training.seeding import derive
 
 FORMAT, SCHEMA_VERSION = "mmvae_fast.readers", 1
 READERS_FILE, CONFIG_FILE = "readers.json", "run.yaml"
+_FREE = ("epochs", "num_workers", "accelerator")  # of training: what may change when a run goes on
 _HEADER = "# Written by mmvae-fast train: the configuration of this run, with absolute paths.\n"
 
 
@@ -90,12 +92,17 @@ class Run:
     def batches(
         self, dataset: ManifestDataset, batch_size: int = 256, num_workers: int = 0
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """The data set in order: batches and their masks, bool [B, M]."""
-        for batch in batches(dataset, self.model, len(dataset), batch_size, None, num_workers):
-            inputs, mask = split_mask(batch)
-            if not isinstance(mask, Tensor):  # nothing is missing
-                mask = torch.ones(len(next(iter(inputs.values()))), len(self.readers), dtype=torch.bool)
-            yield inputs, mask
+        """The data set in order: batches and their masks, bool [B, M].
+
+        Raises:
+            CellError: a damaged file, with ``on_error: stop``.
+        """
+        with _naming_cells([dataset]):
+            for batch in batches(dataset, self.model, len(dataset), batch_size, None, num_workers):
+                inputs, mask = split_mask(batch)
+                if not isinstance(mask, Tensor):  # nothing is missing
+                    mask = torch.ones(len(next(iter(inputs.values()))), len(self.readers), dtype=torch.bool)
+                yield inputs, mask
 
     def label_ids(self, dataset: ManifestDataset) -> Tensor:
         """Each row's class, int64 [N]; -1 where it has none, or one that the training data did not."""
@@ -121,6 +128,7 @@ def train(
     Raises:
         ConfigError, ManifestError: everything that is wrong with either, before training.
         CellError: a damaged file, with ``on_error: stop``.
+        ValueError: ``out`` holds a run on other data or of another configuration; nothing in it has changed then.
         ValueError, FileExistsError, FloatingPointError, KeyboardInterrupt: see :func:`mmvae_fast.training.fit`.
     """
     config.model_class()
@@ -154,26 +162,46 @@ def train(
         "readers": {name: reader.config() for name, reader in readers.items()},
     }
     if resume is not False:
-        _check_same(out, described)
-    write_atomic(out / READERS_FILE, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
-    write_atomic(out / CONFIG_FILE, _HEADER + write_config(config))
+        _check_same(out, described, config)
+
+    def write() -> None:
+        write_atomic(out / READERS_FILE, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+        write_atomic(out / CONFIG_FILE, _HEADER + write_config(config))
+
     datasets = [dataset for dataset in (training, held_out) if dataset is not None]
     arguments = settings.model_dump()
     try:
-        fit(model, training, validation=held_out, out=out, resume=resume, progress=progress,
-            callbacks=callbacks, **arguments)  # fmt: skip
-    except CellError:
-        # from a worker process it comes with that one's traceback; the cell is known, so say it as here
-        for dataset in datasets:
-            for fault in dataset.faults():
-                raise CellError(f"{dataset.manifest.where(fault.row, fault.name)}: {fault.problem}") from None
-        raise
+        with _naming_cells(datasets):
+            # what fit refuses, it refuses before Lightning starts: until then the folder stays as it was
+            fit(model, training, validation=held_out, out=out, resume=resume, progress=progress,
+                callbacks=(_at_start(write), *callbacks), **arguments)  # fmt: skip
     finally:
         if data.on_error == "missing":
             for dataset in datasets:
                 if text := dataset.report():
                     report(f"{text}\nThey counted as missing.")
+    if not ((out / READERS_FILE).exists() and (out / CONFIG_FILE).exists()):  # lost, and there was nothing to train
+        write()
     return Run.load(out)
+
+
+def _at_start(write: Callable[[], None]) -> Any:
+    """A Lightning callback that calls once training is about to begin."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    return LambdaCallback(on_fit_start=lambda trainer, module: write())
+
+
+@contextmanager
+def _naming_cells(datasets: Sequence[ManifestDataset]) -> Iterator[None]:
+    """A CellError of a worker process comes with that one's traceback; the cell is known, so say it as it is here."""
+    try:
+        yield
+    except CellError:
+        for dataset in datasets:
+            for fault in dataset.faults():
+                raise CellError(f"{dataset.manifest.where(fault.row, fault.name)}: {fault.problem}") from None
+        raise
 
 
 def split_rows(rows: int, share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -207,16 +235,59 @@ def _check_out(out: Path) -> None:
         _read_readers(out)
 
 
-def _check_same(out: Path, described: Mapping[str, Any]) -> None:
-    if not (out / READERS_FILE).exists() or not (out / LAST).exists():
+def _check_same(out: Path, described: Mapping[str, Any], config: RunConfig) -> None:
+    """Refuse to go on with a run of other data or another configuration; whatever training does not see may change.
+
+    Raises:
+        ValueError: naming what is different.
+    """
+    if not (out / READERS_FILE).exists() or not any((out / name).exists() for name in (LAST, BEST)):
         return
+    otherwise = "choose another out, or start over (--start-over)"
     earlier = _read_readers(out)
     for what, digest in described["data"].items():
         if earlier.get("data", {}).get(what) != digest:
             raise ValueError(
-                f"{out} holds a run on other {what} data: the manifest was changed since. Bring it back, choose "
-                "another out, or start over (--start-over)"
+                f"{out} holds a run on other {what} data: the manifest was changed since. Bring it back, {otherwise}"
             )
+    changes: list[str] = []
+    if (out / CONFIG_FILE).exists():
+        changes = _changes(_fixed(read_config(out / CONFIG_FILE)), _fixed(config))
+    if changes:
+        raise ValueError(f"{out} holds a run of another configuration: {'; '.join(changes)}. Use that, {otherwise}")
+    changes = _changes(earlier, json.loads(json.dumps(described)))
+    if changes:
+        raise ValueError(
+            f"{out} holds a run whose readers learned otherwise, so files were changed: {'; '.join(changes[:3])}. "
+            f"Bring them back, {otherwise}"
+        )
+
+
+def _fixed(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration must stay when a run goes on. Where files lie may change: what they hold is compared."""
+    content = config.as_json()
+    data = {key: value for key, value in content["data"].items() if key not in ("train", "test")}
+    if isinstance(config.data.validation, Path):
+        data["validation"] = "a manifest"
+    training = {key: value for key, value in content["training"].items() if key not in _FREE}
+    return {"data": data, "modalities": content["modalities"], "model": content["model"], "training": training}
+
+
+def _changes(before: Any, now: Any, where: str = "") -> list[str]:
+    """What two JSON values differ in, by path."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*before, *(key for key in now if key not in before)]
+        path = f"{where}." if where else ""
+        lines = [line for key in keys for line in _changes(before.get(key), now.get(key), f"{path}{key}")]
+        if not lines and list(before) != list(now) and where in ("modalities", "readers"):
+            lines.append(f"{where} were in the order {list(before)}, now {list(now)}")
+        return lines
+    return [] if before == now else [f"{where} was {_short(before)}, now {_short(now)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _read_readers(folder: Path) -> dict[str, Any]:

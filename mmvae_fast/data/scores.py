@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmvae_fast.functional import row_seed
+from mmvae_fast.modalities import Modality, Text
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.training.seeding import derive
 
@@ -34,7 +36,7 @@ class _Means:
 def score(
     model: MultimodalVAE, batches: Iterable[tuple[dict[str, Tensor], Tensor]], *, n_samples: int = 0, seed: int = 0
 ) -> dict[str, Any]:
-    """Figures of a model on batches and their masks, bool [B, M].
+    """Figures of a model on batches and their masks, bool [B, M]; the same for batches of any size.
 
     Args:
         n_samples: importance samples for log p(x) of all that a row has; 0 leaves it out.
@@ -43,23 +45,23 @@ def score(
         "rows"; "loss", "elbo", "kl" (and "log_likelihood"), means over rows in nats; "per_modality", log p(x_m | z)
         as a mean over the rows that have it; "reconstruction", by what was given (a modality, or "all" that a row has)
         and by target, over rows that have both: the mean squared error of an entry, or of tokens the share that is
-        right ("value" and "unit", "" or "=").
+        right, where the text or its prediction is not padding ("value" and "unit", "" or "=").
     """
     objective, likelihood, predicted = _Means(), _Means(), _Means()
     rows, names = 0, list(model.modalities)
-    for i, (batch, mask) in enumerate(batches):
+    for batch, mask in batches:
         count = mask.shape[0]
-        rows += count
-        out = model(batch, mask, seed=derive(seed, "evaluation", i))
+        out = model(batch, mask, seed=row_seed(derive(seed, "evaluation"), rows))
         for name, value in (("loss", out.loss), ("elbo", out.elbo), ("kl", out.kl)):
             objective.add(name, value * count, count)
         for name, value in out.log_likelihood.items():
             likelihood.add(name, value * count, int(mask[:, names.index(name)].sum()))
         if n_samples:
-            log_p = model.log_likelihood(batch, mask, n_samples, derive(seed, "log p", i))
+            log_p = model.log_likelihood(batch, mask, n_samples, row_seed(derive(seed, "log p"), rows))
             objective.add("log_likelihood", log_p.sum(), count)
         for given in [*names, ALL]:
             _predict(model, batch, mask, given, predicted)
+        rows += count
     reconstruction: dict[str, dict[str, Any]] = {}
     for (given, target), value in predicted.read().items():
         tokens = not model.modalities[target].dtype.is_floating_point
@@ -89,4 +91,12 @@ def _predict(model: MultimodalVAE, batch: dict[str, Tensor], mask: Tensor, given
             there = x.isfinite()  # a vector may lack some of its entries
             into.add((given, target), (x - y)[there].square().sum(), int(there.sum()))
         else:
-            into.add((given, target), (x == y).sum(), x.numel())
+            counted = torch.ones_like(x, dtype=torch.bool)
+            if (padding := _padding(model.modalities[target])) is not None:
+                counted = (x != padding) | (y != padding)
+            into.add((given, target), (x == y)[counted].sum(), int(counted.sum()))
+
+
+def _padding(modality: Modality) -> int | None:
+    """The token that stands where a text has ended."""
+    return getattr(modality, "padding", 0 if isinstance(modality, Text) else None)

@@ -38,6 +38,7 @@ class SequenceReader(Reader):
 
     kind = "sequence"
     reads_files = True
+    takes = (os.PathLike, tuple, list, np.ndarray, Tensor)
 
     def __init__(
         self,
@@ -158,8 +159,9 @@ def _from_file(path: Path) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         try:
-            values = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            with path.open("rb") as file:
+                values = np.lib.format.read_array(file, allow_pickle=False)
+        except Exception as error:  # of a damaged header NumPy raises whatever its parser does
             raise ValueError(f"{path}: not a .npy file of numbers ({error})") from error
         if values.dtype.kind not in "fiub":
             raise ValueError(f"{path}: holds {values.dtype}, expected numbers")

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmvae_fast._files import write_atomic
+from mmvae_fast._files import with_ending, write_atomic
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.modalities import Language, Modality, Text
 
@@ -66,7 +66,7 @@ class _Tokens(Reader):
         return self.modality().detokenize(sample.unsqueeze(0))[0]
 
     def write(self, sample: Tensor, path: Path) -> Path:
-        path = Path(path).with_suffix(".txt")
+        path = with_ending(path, ".txt")
         write_atomic(path, self.show(sample) + "\n")
         return path
 

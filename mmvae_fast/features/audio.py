@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,9 +13,17 @@ import numpy as np
 from mmvae_fast._files import write_atomic
 from mmvae_fast._lazy import require
 
+_BLOCK = 2**18  # frames read at a time
+_MARGIN = 0.1  # seconds read on either side of what is wanted: more than the resampling filter reaches
 
-def load_audio(path: str | os.PathLike | BinaryIO, sample_rate: int) -> np.ndarray:
+
+def load_audio(
+    path: str | os.PathLike | BinaryIO, sample_rate: int, *, samples: int | None = None, align: str = "start"
+) -> np.ndarray:
     """A sound file (.wav, .flac, .ogg, ...: what libsndfile reads), or an open one, of any rate and number of channels.
+
+    Args:
+        samples, align: see :func:`fit_length`; of a longer file no more is read than that takes. None: all there is.
 
     Returns:
         float32 [samples] at ``sample_rate`` Hz: the mean of the channels, resampled with SoX's band-limited filter.
@@ -27,15 +36,53 @@ def load_audio(path: str | os.PathLike | BinaryIO, sample_rate: int) -> np.ndarr
     soundfile = require("soundfile", extra="audio")
     if isinstance(path, (str, os.PathLike)) and not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file, expected a sound file")
+    _positive("load_audio", sample_rate=sample_rate, **({} if samples is None else {"samples": samples}))
+    share = _share("load_audio", align)
     name = path if isinstance(path, (str, os.PathLike)) else "the recording"
     try:
-        channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{name}: not a sound file that libsndfile reads ({error.error_string})") from error
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            start, stop, first = 0, file.frames, 0
+            if samples is not None and rate > 0:
+                start, stop, first = _window(file.frames, rate, sample_rate, samples, share)
+            if start:
+                file.seek(start)
+            channels = _frames(file, stop - start)
+    except (soundfile.SoundFileError, TypeError, MemoryError) as error:
+        reason = getattr(error, "error_string", error)
+        raise ValueError(f"{name}: not a sound file that libsndfile reads ({reason})") from error
     try:
-        return to_mono(channels, rate, sample_rate)
+        wave = to_mono(channels, rate, sample_rate)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    if samples is None:
+        return wave
+    return wave[first : first + samples] if len(wave) - first >= samples else fit_length(wave, samples, align=align)
+
+
+def _window(frames: int, rate: int, sample_rate: int, samples: int, share: float) -> tuple[int, int, int]:
+    """Which frames of a file to read for so many samples at another rate, and where these begin in what they become."""
+    total = -(-frames * sample_rate // rate)
+    wanted = int(share * max(0, total - samples))
+    margin = int(_MARGIN * sample_rate)
+    common = math.gcd(rate, sample_rate)  # so many steps of either rate fall together
+    units = max(0, wanted - margin) // (sample_rate // common)
+    start = units * (rate // common)
+    stop = min(frames, -(-(wanted + samples + margin) * rate // sample_rate))
+    return start, stop, wanted - units * (sample_rate // common)
+
+
+def _frames(file: Any, count: int) -> np.ndarray:
+    """The next frames of an open sound file, float32 [n, channels]: fewer where it ends before, whatever its header
+    says. So memory is taken for what is there only."""
+    blocks = []
+    while count > 0:
+        block = file.read(min(count, _BLOCK), dtype="float32", always_2d=True)
+        blocks.append(block)
+        if len(block) < min(count, _BLOCK):
+            break
+        count -= len(block)
+    return np.concatenate(blocks) if blocks else np.zeros((0, 1), dtype=np.float32)
 
 
 def to_mono(wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
@@ -66,11 +113,8 @@ def to_mono(wave: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
 def fit_length(wave: np.ndarray, samples: int, *, align: str = "start") -> np.ndarray:
     """A wave [n] cut, or padded with zeros, to ``samples``; what is kept or shown is its "start", "center" or "end"."""
     _positive("fit_length", samples=samples)
-    share = {"start": 0.0, "center": 0.5, "end": 1.0}
-    if align not in share:
-        raise ValueError(f"fit_length: align is {align!r}, expected one of {list(share)}")
     extra = len(wave) - samples
-    first = int(share[align] * abs(extra))
+    first = int(_share("fit_length", align) * abs(extra))
     if extra >= 0:
         return wave[first : first + samples]
     return np.pad(wave, (first, -extra - first))
@@ -272,6 +316,14 @@ def _band(caller: str, sample_rate: int, fmin: float, fmax: float | None) -> flo
     if not 0 <= fmin < top <= sample_rate / 2:
         raise ValueError(f"{caller}: fmin, fmax are {fmin}, {fmax}, expected 0 <= fmin < fmax <= {sample_rate / 2} Hz")
     return top
+
+
+def _share(caller: str, align: str) -> float:
+    """Of what is cut off or added, how much comes before."""
+    shares = {"start": 0.0, "center": 0.5, "end": 1.0}
+    if align not in shares:
+        raise ValueError(f"{caller}: align is {align!r}, expected one of {list(shares)}")
+    return shares[align]
 
 
 def _range(caller: str, floor_db: float, ceiling_db: float) -> None:

@@ -118,3 +118,21 @@ def test_files_of_something_else(read, text, said):
 def test_no_file(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / "none.yaml")
+
+
+def test_names_that_are_no_identifiers_are_said(read):
+    text = GOOD.replace("image: {kind: image,", "my-image: {kind: [image],")
+    with pytest.raises(ConfigError, match="modalities.my-image.kind: "):
+        read(text=text)
+    text = GOOD.replace("image: {kind: image,", "my-image: {kind: image, column: a, columns: [a],")
+    with pytest.raises(ConfigError, match=r"config.yaml: modalities.my-image: has both column and columns"):
+        read(text=text)
+    with pytest.raises(ConfigError, match=r"training.batch-size: no such key; did you mean 'batch_size'"):
+        read(("lr: 1e-3", "batch-size: 3"))
+
+
+@pytest.mark.parametrize("options", ["kind: language, tokenizer: x", "kind: sequence, channels: 2"])
+def test_what_a_reader_learns_is_no_option(read, options):
+    text = GOOD.replace("kind: image, size: [8, 8], channels: 1, likelihood: laplace", options)
+    with pytest.raises(ConfigError, match=r"modalities.image.(tokenizer|channels): no such key"):
+        read(text=text).readers()

@@ -2,12 +2,14 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from mmvae_fast.data import CellError, Manifest, ManifestDataset, ManifestError, Reader, fit_readers
 from mmvae_fast.data.image import ImageReader
+from mmvae_fast.data.reader import reader_class
 from mmvae_fast.modalities import Vector
 
 pytest.importorskip("pyarrow")
@@ -136,3 +138,23 @@ def test_size_is_learned_past_damaged_files_only_if_they_may_be_missing(opened, 
     (skipped,) = fit_readers(opened(), {"image": reader}, on_error="missing")
     assert skipped.row == 1
     assert reader.modality().shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("features", ["words", "pooled"])
+def test_a_corrupt_image_of_patches_is_found_by_its_row(tmp_path, features):
+    pillow, rng = pytest.importorskip("PIL.Image"), np.random.default_rng(0)
+    for i in range(6):
+        pillow.fromarray(rng.integers(0, 256, (12, 12), np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
+    pillow.new("L", (3, 3)).save(tmp_path / "4.png")  # less than a patch
+    (tmp_path / "m.csv").write_text("image,n\n" + "".join(f"{i}.png,1\n" for i in range(6)))
+    manifest = Manifest(tmp_path / "m.csv", {"image": "image"}, ignore="all")
+
+    def reader():  # one image alone has too few patches
+        return {"image": reader_class("patches")(features=features, size=5, n_words=12, n_patches=10)}
+
+    with pytest.raises(ManifestError, match="(?s)2 cells cannot be read.*row 3, image: .*row 5, image: "):
+        fit_readers(manifest, reader())
+    readers = reader()
+    assert [fault.row for fault in fit_readers(manifest, readers, on_error="missing")] == [2, 4]
+    assert ManifestDataset(manifest, readers, on_error="missing")[2] == {"image": None}

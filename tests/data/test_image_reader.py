@@ -130,7 +130,7 @@ def test_a_sample_written_is_read_back(channels, tmp_path):
     sample = torch.rand(channels, 3, 4)
     r = reader(channels=channels)
     path = r.write(sample, tmp_path / "deep" / "x.jpg")
-    assert path == tmp_path / "deep" / "x.png"
+    assert path == tmp_path / "deep" / "x.jpg.png"
     torch.testing.assert_close(r.read(str(path)), sample, atol=0.5 / 255 + 1e-6, rtol=0)
     shown = r.show(sample * 3 - 1)
     assert shown.dtype == np.uint8

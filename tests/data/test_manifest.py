@@ -7,6 +7,7 @@ import pytest
 
 from mmvae_fast.data import Manifest, ManifestError
 from mmvae_fast.data.image import ImageReader
+from mmvae_fast.data.reader import reader_class
 
 arrow = pytest.importorskip("pyarrow")
 pytest.importorskip("pyarrow.parquet")
@@ -116,7 +117,27 @@ def test_paths_are_from_the_manifest_and_all_bad_ones_are_listed(tmp_path, manif
         found.check_files(readers)
     lines = str(error.value).splitlines()
     assert lines[0].endswith("data.csv: 21 cells cannot be read")
-    assert lines[1] == f"  row 2, file: {tmp_path / 'folder'}: is a folder, expected a file"
-    assert lines[2] == f"  row 3, file: {tmp_path / 'gone.png'}: no such file"
+    assert lines[1] == f"  row 3, file: {tmp_path / 'folder'}: is a folder, expected a file"
+    assert lines[2] == f"  row 4, file: {tmp_path / 'gone.png'}: no such file"
     assert lines[11] == "  and 11 more"
     assert len(lines) == 12
+
+
+@pytest.mark.parametrize("kind", ["image", "patches", "audio", "sequence"])
+def test_cells_of_another_type_are_known_before_training(tmp_path, kind):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"x": [3, None, 4], "y": [0, 0, 0]}), tmp_path / "m.parquet")
+    manifest = Manifest(tmp_path / "m.parquet", {"x": "x"}, ignore="all")
+    with pytest.raises(ManifestError, match="(?s)2 cells cannot be read\n  row 1, x: is a int.*row 3, x: is a int"):
+        manifest.check_files({"x": reader_class(kind)()})
+    cells = [{"bytes": b"1", "path": None}, {"bytes": None, "path": None}]
+    if kind != "sequence":
+        parquet.write_table(arrow.table({"x": cells}), tmp_path / "m.parquet")
+        with pytest.raises(ManifestError, match="1 cell cannot be read\n  row 2, x: holds neither"):
+            Manifest(tmp_path / "m.parquet", {"x": "x"}).check_files({"x": reader_class(kind)()})
+
+
+def test_a_blank_line_of_one_column_is_an_empty_cell(manifest):
+    found = manifest("x\na\n\nb\n", {"x": "x"})
+    assert cells(found) == [("a",), (None,), ("b",)]
+    assert len(manifest("x,y\n1,2\n\n3,4\n\n", {"x": "x", "y": "y"})) == 2

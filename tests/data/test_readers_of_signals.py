@@ -72,7 +72,7 @@ def test_audio(recordings, tmp_path, features, network):
     for kind in (Path(recordings[0]).read_bytes(), {"path": recordings[0]}, soundfile.read(recordings[0])):
         torch.testing.assert_close(reader.read(kind), samples[0], atol=2e-3, rtol=0)
     path = other.write(samples[2], tmp_path / "out" / "back.bin")
-    assert path == tmp_path / "out" / "back.wav"
+    assert path == tmp_path / "out" / "back.bin.wav"
     wave, rate = soundfile.read(path)
     assert (rate, len(wave)) == (RATE, 2000)
     strongest = np.abs(np.fft.rfft(wave * np.hanning(2000))).argmax() * RATE / 2000
@@ -175,6 +175,29 @@ def test_the_length_of_a_series(files):
     one.fit([[1.0, 2.0, 3.0, 4.0], [5.0]])
     assert one.modality().shape == (4, 1)
     np.testing.assert_allclose(one.show(one.read([5.0])), [[5.0]] * 4, rtol=1e-6)
+
+
+def test_every_damage_of_an_array_file_is_a_value_error(tmp_path):
+    """NumPy's own errors of headers are of many types, and an archive is no array."""
+    np.save(tmp_path / "good.npy", series())
+    good, path = (tmp_path / "good.npy").read_bytes(), tmp_path / "bad.npy"
+    archive = io.BytesIO()
+    np.savez(archive, a=series())
+    huge = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**10, 2)}
+    np.lib.format.write_array_header_1_0(huge, header)
+    damaged = [archive.getvalue(), b"PK\x03\x04 no archive", b"", huge.getvalue(), *(good[:n] for n in (3, 7, 9, 60))]
+    damaged += [good[:i] + bytes([byte]) + good[i + 1 :] for i in range(8, 70) for byte in (0, 40, 0x27, 0xFF)]
+    reader = reader_class("sequence")(length=9)
+    reader.fit([series()])
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            reader.read(path)  # a byte of the padding may change nothing
+        except ValueError as error:
+            refused += "bad.npy" in str(error)
+    assert refused > 100
 
 
 def test_series_that_cannot_be_are_refused(files, tmp_path):

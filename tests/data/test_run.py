@@ -83,6 +83,9 @@ def test_train_evaluate_translate_sample_embed(digits, edit):
 
     with Image.open(digits / "two.png") as image:
         assert image.size == (8, 8)
+    result = call("translate", run, "--from", "text=the digit two", "--to", "image", "--out", digits / "two.v2")
+    assert result.stdout.strip() == str(digits / "two.v2.png")
+    assert (digits / "two.v2.png").is_file()
 
     result = call("sample", run, "-n", 3, "--out", digits / "samples")
     assert result.exit_code == 0, tell(result)
@@ -160,6 +163,41 @@ def test_a_run_goes_on_with_its_own_data_only(run, edit):
     assert "one" in Run.load(run).model.modalities["text"].words
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("size: [8, 8]", "size: [10, 8]", "modalities.image.size was [8, 8], now [10, 8]"),
+        ("batch_size: 16", "batch_size: 8", "training.batch_size was 16, now 8"),
+        ("accelerator: cpu", "accelerator: cpu, seed: 3", "training.seed was 0, now 3"),
+        ("augment: {crop: 1}", "augment: {crop: 2}", "modalities.image.augment.crop was 1, now 2"),
+        ("name: MoPoE", "name: MVAE", "model.name was 'MoPoE', now 'MVAE'"),
+        ("accelerator: cpu", "accelerator: none_such", ""),  # refused by Lightning
+    ],
+)
+def test_a_refused_training_leaves_the_run_as_it_was(run, edit, before, after, said):
+    def content():
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    digits, there = run.parent, content()
+    edit(digits / "config.yaml", before, after)
+    edit(digits / "config.yaml", "epochs: 2", "epochs: 3")
+    result = call("train", digits / "config.yaml", "--quiet")
+    assert result.exit_code == 1, tell(result)
+    assert said in result.stderr
+    assert content() == there
+    assert isinstance(Run.load(run).model, MultimodalVAE)
+
+
+def test_a_run_goes_on_where_its_folders_have_moved(run, edit):
+    digits = run.parent
+    moved = digits.rename(digits.parent / "moved")
+    edit(moved / "config.yaml", "label: digit", "label: digit, test: train.csv")
+    result = call("train", moved / "config.yaml", "--quiet", "--epochs", "3")
+    assert result.exit_code == 0, tell(result)
+    assert read_config(moved / "run/run.yaml").data.train == moved / "train.csv"
+    assert len(json.loads((moved / "run/history.json").read_text())) == 3
+
+
 def test_resume_insists_on_a_run(digits):
     result = call("train", digits / "config.yaml", "--resume")
     assert result.exit_code == 1
@@ -179,6 +217,19 @@ def test_damaged_files_stop_or_count_as_missing(digits, edit, workers):
     assert result.exit_code == 0, tell(result)
     assert "train.csv: 1 cell cannot be read\n  row 4, image: " in result.stderr
     assert "counted as missing" in result.stderr
+
+
+def test_a_damaged_file_has_no_traceback_of_a_worker_process(run):
+    digits = run.parent
+    (digits / "img/3.png").write_bytes(b"broken")
+    for args in (
+        ("embed", run, digits / "train.csv", "--out", digits / "z.npy"),
+        ("evaluate", run, "--data", digits / "train.csv"),
+    ):
+        result = call(*args, "--workers", 1)
+        assert result.exit_code == 1, tell(result)
+        assert "train.csv, row 4, column 'image': " in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 def test_a_damaged_file_in_python_names_its_row(digits):

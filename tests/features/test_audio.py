@@ -57,6 +57,46 @@ def test_what_is_not_a_recording_is_refused(tmp_path):
         to_mono(np.zeros((1, 1, 1)), 8, 8)
 
 
+@pytest.mark.parametrize("rate", [RATE, 11025, 44100, 3001])
+@pytest.mark.parametrize("align", ["start", "center", "end"])
+def test_no_more_is_read_than_is_needed(tmp_path, monkeypatch, align, rate):
+    soundfile = pytest.importorskip("soundfile")
+    path, sent = tmp_path / "long.wav", []
+    soundfile.write(path, 0.3 * np.random.default_rng(0).normal(size=30 * rate), rate, subtype="FLOAT")
+    whole = load_audio(path, RATE)
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *args, **kw: sent.append(read(*args, **kw)) or sent[-1])
+    for samples in (RATE // 2, 100):
+        sent.clear()
+        part = load_audio(path, RATE, samples=samples, align=align)
+        np.testing.assert_allclose(part, fit_length(whole, samples, align=align), atol=2e-4)
+        assert sum(map(len, sent)) < 3 * rate
+    longer = load_audio(path, RATE, samples=40 * RATE, align=align)
+    np.testing.assert_array_equal(longer, fit_length(whole, 40 * RATE, align=align))
+
+
+@pytest.mark.parametrize("align", ["start", "center", "end"])
+def test_a_header_that_claims_too_much(tmp_path, align):
+    soundfile = pytest.importorskip("soundfile")
+    path = tmp_path / "long.flac"
+    soundfile.write(path, np.full(RATE, 0.25), RATE)
+    content = bytearray(path.read_bytes())
+    assert content[:4] == b"fLaC"
+    content[21] |= 0x0F  # the number of samples, 36 bits
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+    assert soundfile.info(path).frames > 10**10
+    if align == "start":  # what there is, is good
+        np.testing.assert_allclose(load_audio(path, RATE, samples=100), 0.25, atol=1e-4)
+    else:
+        with pytest.raises(ValueError, match="long.flac: "):
+            load_audio(path, RATE, samples=100, align=align)
+    with pytest.raises(ValueError, match="long.flac: "):
+        load_audio(path, RATE)
+    with pytest.raises(ValueError, match="align is 'left'"):
+        load_audio(path, RATE, samples=100, align="left")
+
+
 def test_length():
     wave = np.arange(1.0, 6.0)
     assert fit_length(wave, 3).tolist() == [1, 2, 3]
