@@ -31,6 +31,7 @@ from mmvae_fast.evaluate.rows import (
     judged,
     latents,
     name_of,
+    shuffled,
     size_of_batch,
     targets,
 )
@@ -224,6 +225,7 @@ def _compare(
     features: Features = pca_features(model.modalities[name], real) if oracle is None else oracle_features(oracle)
     found: dict[str, Any] = frechet(real, made, features, seed=derive(seed, "frechet"))._asdict()
     rows_each = min(len(real), len(made))
+    real = real[shuffled(len(real), seed, "real rows")]
     shares = precision_recall(features(real[:rows_each]), features(made[:rows_each]), k=_NEIGHBOURS)
     found |= {"precision": shares.precision, "recall": shares.recall}
     if oracle is not None:

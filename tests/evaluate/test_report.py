@@ -10,7 +10,8 @@ from conftest import MODELS
 pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
 pytest.importorskip("sklearn", reason="needs the 'evaluate' extra")
 
-from mmvae_fast.evaluate import evaluate, write_report
+from mmvae_fast.evaluate import Rows, evaluate, write_report
+from mmvae_fast.evaluate.report import _compare
 from mmvae_fast.modalities import Text, Vector
 from mmvae_fast.models import CVAE, MoPoE
 
@@ -111,6 +112,19 @@ def test_a_folder(trained, tmp_path, kind):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="expected a folder"):
         write_report(tmp_path / "file", report, model, data, labels)
+
+
+def test_the_order_of_the_rows_says_nothing(trained):
+    """Samples are compared with rows of all classes, even if the data are sorted by class."""
+    data, labels = coloured(1200, 1)
+    order = labels.argsort(stable=True)
+    made = coloured(300, 2)[0]["point"]
+    rows = Rows.of(trained, data, labels)
+    for some in (rows, rows.take(order)):
+        found = _compare(trained, some, "point", made, None, 0)
+        assert found["precision"] > 0.85 and found["recall"] > 0.85  # of perfect samples
+    _, half = rows.take(order).halves(0)
+    assert len(half.labels[:50].unique()) == 3
 
 
 def test_bad_input(trained):
