@@ -27,6 +27,10 @@ _SVC_ROWS, _SVC_NUMBERS, _SVC_FOLDS = 2000, 2_000_000, 3  # up to here a kernel 
 _STEPS, _BATCH = 1000, 128
 
 
+class TooFewRows(ValueError):
+    """No classifier can be trained on so few rows or classes."""
+
+
 class Oracle(ABC):
     """A trained classifier of one modality; call it for classes [B]."""
 
@@ -136,18 +140,16 @@ def fit_oracle(modality: Modality, x: Tensor, labels: Any, *, kind: str = "auto"
     known = np.asarray(torch.as_tensor(labels).cpu())
     if known.shape != (len(x),):
         raise ValueError(f"fit_oracle: labels has shape {list(known.shape)}, expected [N] = [{len(x)}]")
-    there = known != UNKNOWN
-    if modality.dtype.is_floating_point:
-        there &= x.flatten(1).isfinite().all(1).numpy(force=True)  # a vector may lack some of its entries
+    there = (known != UNKNOWN) & whole(x).numpy(force=True)
     x, known = x[torch.from_numpy(there).to(x.device)], known[there]
     classes, counts = np.unique(known, return_counts=True)
     if len(classes) < 2:
-        raise ValueError(f"fit_oracle: labels holds the classes {classes.tolist()}, expected two or more")
+        raise TooFewRows(f"fit_oracle: labels holds the classes {classes.tolist()}, expected two or more")
     if kind == "auto":
         small = len(x) <= _SVC_ROWS and x[0].numel() * len(x) <= _SVC_NUMBERS and counts.min() >= _SVC_FOLDS
         kind = "svc" if small else "network"
     if kind == "svc" and counts.min() < _SVC_FOLDS:
-        raise ValueError(
+        raise TooFewRows(
             f"fit_oracle: class {classes[counts.argmin()]} has {counts.min()} rows, expected {_SVC_FOLDS} or more for "
             "kind='svc'"
         )
@@ -169,6 +171,11 @@ def fit_oracles(
             known = rows.labels[there.cpu()]  # type: ignore[index]
             oracles[name] = fit_oracle(model.modalities[name], x[there], known, kind=kind, seed=derive(seed, name))
     return oracles
+
+
+def whole(x: Tensor) -> Tensor:
+    """Which rows lack none of their numbers, bool [N]: a vector may lack some of its entries."""
+    return x.flatten(1).isfinite().all(1)
 
 
 def classes_of(judges: Mapping[str, Judge], name: str, x: Tensor) -> np.ndarray:

@@ -127,6 +127,46 @@ def test_the_order_of_the_rows_says_nothing(trained):
     assert len(half.labels[:50].unique()) == 3
 
 
+def test_vectors_with_gaps_and_labels():
+    labels = torch.arange(60) % 3
+    x = torch.eye(3)[labels] + 0.1 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    x[::4, 0] = torch.nan
+    model = MoPoE({"point": Vector(3, hidden=(4,), missing=True), "word": Text(WORDS, 1, hidden=(4,))}, 2)
+    report = evaluate(model, {"point": x, "word": labels[:, None] + 2}, labels, n_samples=2, generated=20)
+    found = report.figures
+    assert found["oracles"]["point"]["accuracy"] > 0.9
+    assert 0 < found["oracles"]["point"]["rows"] < 30  # the whole ones of half
+    assert set(found["coherence"]) == {"point", "word"} and "skipped" not in found
+    x[:, 1] = torch.nan  # no row is whole
+    found = evaluate(model, {"point": x, "word": labels[:, None] + 2}, labels, n_samples=2, generated=20).figures
+    assert set(found["oracles"]) == {"word"} and "expected two or more" in found["skipped"]["oracle of point"]
+    assert "point" not in found["samples"] and "samples of point" in found["skipped"]
+
+
+@pytest.mark.parametrize("labels", [[-1] * 20, [-1] * 19 + [0], [0, 1] + [-1] * 18, [1] * 20, [0] * 19 + [1]])
+def test_too_few_labels_leave_out_what_needs_them_and_say_so(trained, labels):
+    data, _ = coloured(20, 1)
+    report = evaluate(trained, data, labels, n_samples=2, generated=20)
+    assert report.figures["log_likelihood"]["joint"]["point"]["rows"] == 20
+    skipped = report.as_dict()["skipped"]
+    assert "latents of point" in skipped
+    if labels.count(-1) or len(set(labels)) == 1:
+        assert "coherence" in skipped and "coherence" not in report.figures
+    for page in (report.as_text(), report.as_markdown()):
+        assert f"latents of point: {skipped['latents of point']}" in page
+
+
+def test_an_autoencoder_has_neither_density_nor_prior():
+    from mmvae_fast.systems import Autoencoder
+
+    data, labels = coloured(60, 1)
+    model = Autoencoder({"point": Vector(3, hidden=(4,)), "word": Text(WORDS, 1, hidden=(4,))}, 2)
+    found = evaluate(model, data, labels, n_samples=2).figures
+    assert set(found["skipped"]) == {"log_likelihood", "samples"}
+    assert not {"log_likelihood", "samples", "joint_coherence"} & set(found)
+    assert {"reconstruction", "coherence", "latents", "oracles"} <= set(found)
+
+
 def test_bad_input(trained):
     data, labels = coloured(20, 1)
     with pytest.raises(ValueError, match="n_samples is -1"):
