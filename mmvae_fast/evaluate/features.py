@@ -51,7 +51,7 @@ def pca_features(modality: Modality, real: Tensor, components: int = _COMPONENTS
     def flat(x: Tensor) -> np.ndarray:
         if vocabulary:
             x = torch.nn.functional.one_hot(x.clamp(0, vocabulary - 1), vocabulary)
-        return x.flatten(1).double().numpy(force=True)
+        return modality.comparable(x).flatten(1).double().numpy(force=True)
 
     points = flat(real)
     count = min(components, *points.shape)

@@ -37,6 +37,8 @@ class Oracle(ABC):
     kind: str
     classes: np.ndarray
     """The labels it knows, sorted: [C]."""
+    modality: Modality
+    """Of data and predictions, which it sees by :meth:`Modality.comparable`."""
 
     @property
     def feature_space(self) -> str:
@@ -63,8 +65,10 @@ class SklearnOracle(Oracle):
     """A support vector machine (with calibrated probabilities) or a logistic regression on flattened samples; of token
     ids, on how often each occurs. Its features are the decision values, one a class."""
 
-    def __init__(self, kind: str, x: Tensor, labels: np.ndarray, vocabulary: int | None, seed: int) -> None:
-        self.kind, self.vocabulary = kind, vocabulary
+    def __init__(
+        self, kind: str, modality: Modality, x: Tensor, labels: np.ndarray, vocabulary: int | None, seed: int
+    ) -> None:
+        self.kind, self.modality, self.vocabulary = kind, modality, vocabulary
         pipeline = require("sklearn.pipeline", extra="evaluate").make_pipeline
         scaler = require("sklearn.preprocessing", extra="evaluate").StandardScaler(with_std=False)
         if kind == "logistic":
@@ -83,7 +87,7 @@ class SklearnOracle(Oracle):
 
     def _flat(self, x: Tensor) -> np.ndarray:
         if self.vocabulary is None:
-            return x.flatten(1).double().numpy(force=True)
+            return self.modality.comparable(x.double()).flatten(1).numpy(force=True)
         counts = torch.zeros(len(x), self.vocabulary, dtype=torch.float64, device=x.device)
         ids = x.flatten(1)
         return counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=torch.float64)).numpy(force=True)
@@ -104,8 +108,8 @@ class NetworkOracle(Oracle):
 
     kind = "network"
 
-    def __init__(self, network: networks.Classifier, classes: np.ndarray) -> None:
-        self.network, self.classes = network.eval(), classes
+    def __init__(self, modality: Modality, network: networks.Classifier, classes: np.ndarray) -> None:
+        self.modality, self.network, self.classes = modality, network.eval(), classes
 
     def probabilities(self, x: Tensor) -> np.ndarray:
         return self._run(self.network, x, len(self.classes), softmax=True)
@@ -116,7 +120,7 @@ class NetworkOracle(Oracle):
     @torch.no_grad()
     def _run(self, of: Callable[[Tensor], Tensor], x: Tensor, width: int, softmax: bool = False) -> np.ndarray:
         device = self.network.head.weight.device
-        parts = [of(_single(part.to(device))) for part in x.split(1024)] if len(x) else []
+        parts = [of(self.modality.comparable(_single(part.to(device)))) for part in x.split(1024)] if len(x) else []
         found = torch.cat(parts) if parts else torch.zeros(0, width)
         return (found.softmax(-1) if softmax else found).double().numpy(force=True)
 
@@ -155,7 +159,7 @@ def fit_oracle(modality: Modality, x: Tensor, labels: Any, *, kind: str = "auto"
         )
     vocabulary = None if modality.dtype.is_floating_point else _vocabulary(modality, x)
     if kind != "network":
-        return SklearnOracle(kind, x, known, vocabulary, seed)
+        return SklearnOracle(kind, modality, x, known, vocabulary, seed)
     return _train(x, classes.searchsorted(known), classes, modality, vocabulary, seed)
 
 
@@ -199,7 +203,7 @@ def _train(
     x: Tensor, places: np.ndarray, classes: np.ndarray, modality: Modality, vocabulary: int | None, seed: int
 ) -> NetworkOracle:
     """Adam on the cross-entropy, the learning rate falling to 0 along a cosine."""
-    x, y = _single(x), torch.from_numpy(places).to(x.device)
+    x, y = modality.comparable(_single(x)), torch.from_numpy(places).to(x.device)
     with preserved_random_state():
         torch.manual_seed(derive(seed, "oracle") % 2**63)
         network = networks.make(x, modality.shape, vocabulary, len(classes)).to(x.device)
@@ -215,4 +219,4 @@ def _train(
                 F.cross_entropy(network(x[some]), y[some]).backward()
                 optimizer.step()
                 schedule.step()
-    return NetworkOracle(network.requires_grad_(False), classes)
+    return NetworkOracle(modality, network.requires_grad_(False), classes)

@@ -27,13 +27,14 @@ def kind_of(modality: Modality) -> str:
 
 
 def values_of(modality: Modality, x: Tensor) -> list[Any]:
-    """Samples [B, *shape] as :func:`draw_cell` takes them: arrays, or sentences."""
+    """Samples [B, *shape] as :func:`draw_cell` takes them: arrays, or sentences. Counts whose predictions are
+    shares become shares as well."""
     if kind_of(modality) == "text":
         try:
             return list(modality.detokenize(x))  # type: ignore[attr-defined]
         except (AttributeError, ValueError):  # ids without words
             return [" ".join(map(str, ids)) for ids in x.flatten(1).tolist()]
-    return list(x.detach().double().numpy(force=True))
+    return list(modality.comparable(x.detach().double()).numpy(force=True))
 
 
 def draw_cell(
