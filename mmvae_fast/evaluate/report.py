@@ -116,8 +116,8 @@ def evaluate(
     Without labels: log-likelihoods, reconstruction errors, and how the samples of the prior compare with the data (in
     the space of their principal components). With labels also coherence, clustering and linear probes of the latents,
     and the comparison is in the space of the oracles. Rows that lack something count wherever they have what it takes.
-    What the model or the data are not fit for (an autoencoder has no log-likelihood; an oracle needs rows of two classes)
-    is left out, and "skipped" of the figures says why.
+    What the model or the data are not fit for (an autoencoder has no density, an oracle needs rows of two classes) is
+    left out, and "skipped" of the figures says why.
 
     Args:
         data: as :func:`mmvae_fast.training.fit` takes it: a dict of tensors, perhaps with a "mask", or a Dataset.
@@ -263,7 +263,10 @@ def _compare(
     if min(len(real) // 2, len(made)) < _LEAST:
         return {}
     oracle = judge if isinstance(judge, Oracle) else None
-    features: Features = pca_features(model.modalities[name], real) if oracle is None else oracle_features(oracle)
+    if oracle is None:
+        features: Features = pca_features(model.modalities[name], real, seed=derive(seed, "components"))
+    else:
+        features = oracle_features(oracle)
     found: dict[str, Any] = frechet(real, made, features, seed=derive(seed, "frechet"))._asdict()
     rows_each = min(len(real), len(made))
     real = real[shuffled(len(real), seed, "real rows")]

@@ -106,8 +106,8 @@ class Rows:
 
 
 def shuffled(count: int, seed: int, *what: object) -> Tensor:
-    """The numbers of ``count`` rows in a random order, so that the first of them stand for all: data are often sorted by
-    class."""
+    """The numbers of ``count`` rows in a random order, so that the first of them stand for all: data are often sorted
+    by class."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, *what)))
 
 
