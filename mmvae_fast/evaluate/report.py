@@ -16,7 +16,7 @@ from torch import Tensor
 from mmvae_fast._files import write_atomic
 from mmvae_fast.evaluate.classifier_score import classifier_score
 from mmvae_fast.evaluate.clustering import clustering
-from mmvae_fast.evaluate.coherence import agreement, cross_coherence, samples
+from mmvae_fast.evaluate.coherence import agreement, check_judges, cross_coherence, samples
 from mmvae_fast.evaluate.features import Features, oracle_features, pca_features
 from mmvae_fast.evaluate.frechet import frechet
 from mmvae_fast.evaluate.likelihood import log_likelihoods
@@ -143,6 +143,8 @@ def evaluate(
         raise ValueError(f"n_samples is {n_samples!r}, expected 0 or more")
     if labels is None and (judges is not None or train is not None):
         raise ValueError("judges or train is given, but labels is None: expected the classes of the data as well")
+    if judges is not None:
+        check_judges(model, judges)
     figures: dict[str, Any] = {
         "model": type(model).__name__,
         "rows": len(rows),

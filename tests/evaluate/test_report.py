@@ -173,6 +173,8 @@ def test_bad_input(trained):
         evaluate(trained, data, n_samples=-1)
     with pytest.raises(ValueError, match="labels is None"):
         evaluate(trained, data, train=(data, labels))
+    with pytest.raises(ValueError, match="judges names the modality 'x'"):
+        evaluate(trained, data, labels, n_samples=0, judges={"x": lambda x: x})
     with pytest.raises(ValueError, match="train: batch names the modality 'x'"):
         evaluate(trained, data, labels, n_samples=0, train=({"x": data["point"]}, labels))
     with pytest.raises(ValueError, match="n is 0, expected 1 or more samples"):
