@@ -51,7 +51,7 @@ def cross_coherence(
     """
     rows = Rows.of(model, data, labels).with_known_label()
     size_of_batch(batch_size)
-    _check_judges(model, judges)
+    check_judges(model, judges)
     found: dict[str, dict[str, float]] = {}
     for source in choose_subsets(model, subsets):
         others = [name for name in targets(model) if name not in source and name in judges]
@@ -90,7 +90,7 @@ def joint_coherence(
     model: MultimodalVAE, judges: Mapping[str, Judge], *, n: int = 1000, seed: int = 0, prior: Any = None
 ) -> float:
     """:func:`agreement` of ``n`` samples of the prior, or of another sampler (see :meth:`MultimodalVAE.sample`)."""
-    _check_judges(model, judges)
+    check_judges(model, judges)
     with judged(model):
         return agreement(samples(model, n, seed=seed, prior=prior), judges)
 
@@ -109,7 +109,8 @@ def samples(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _check_judges(model: MultimodalVAE, judges: Mapping[str, Judge]) -> None:
+def check_judges(model: MultimodalVAE, judges: Mapping[str, Judge]) -> None:
+    """Refuse judges of what the model does not have, or of nothing that it decodes."""
     for name in judges:
         if name not in model.modalities:
             raise ValueError(f"judges names the modality {name!r}, expected some of {list(model.modalities)}")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 
 from mmvae_fast._lazy import require
 from mmvae_fast.evaluate.oracles import Oracle
+from mmvae_fast.evaluate.rows import shuffled
 from mmvae_fast.modalities import Modality
+from mmvae_fast.training.seeding import derive
 
 _COMPONENTS = 32
+_FITTED = 2000  # samples of which the principal components are found, and that are held in memory at a time
 INCEPTION_SIZES = (64, 192, 768, 2048)
 
 
@@ -40,23 +44,56 @@ def oracle_features(oracle: Oracle) -> Features:
     return Features(oracle.feature_space, oracle.features)
 
 
-def pca_features(modality: Modality, real: Tensor, components: int = _COMPONENTS) -> Features:
-    """The principal components of real samples [N, *shape], flattened (of token ids: which one stands where)."""
+def pca_features(modality: Modality, real: Tensor, components: int = _COMPONENTS, *, seed: int = 0) -> Features:
+    """The principal components of real samples [N, *shape], flattened (of token ids: which one stands where).
+
+    They are found in at most 2000 of the samples, drawn by ``seed``.
+
+    Source: Halko, Martinsson & Tropp, Finding Structure with Randomness, 2011 (the solver, for numbers).
+    """
     if type(components) is not int or components < 1:
         raise ValueError(f"pca_features: components is {components!r}, expected 1 or more")
     if len(real) < 2:
         raise ValueError(f"pca_features: got {len(real)} samples, expected two or more")
-    vocabulary = 0 if modality.dtype.is_floating_point else int(getattr(modality, "vocabulary_size", real.max() + 1))
+    flat = _numbers(modality)
+    if not modality.dtype.is_floating_point:
+        flat = _token_places(int(getattr(modality, "vocabulary_size", real.max() + 1)))
+    points = flat(real[shuffled(len(real), seed, "principal components")[:_FITTED].to(real.device)])
+    count = min(components, points.shape[0] - 1, points.shape[1])  # so many can differ
+    solver = "randomized"
+    if not isinstance(points, np.ndarray):  # sparse: the solver there is for it needs fewer than all components
+        least = min(points.shape)
+        points, solver = (points, "arpack") if count < least else (points.toarray(), solver)
+    pca = require("sklearn.decomposition", extra="evaluate").PCA(
+        count, svd_solver=solver, random_state=derive(seed, "solver") % 2**32
+    )
+    pca.fit(points)
 
+    def compute(x: Tensor) -> np.ndarray:
+        return np.concatenate([pca.transform(flat(part)) for part in x.split(_FITTED)])
+
+    return Features(f"{count} principal components", compute)
+
+
+def _numbers(modality: Modality) -> Callable[[Tensor], Any]:
     def flat(x: Tensor) -> np.ndarray:
-        if vocabulary:
-            x = torch.nn.functional.one_hot(x.clamp(0, vocabulary - 1), vocabulary)
-        return x.flatten(1).double().numpy(force=True)
+        return modality.comparable(x.float()).flatten(1).numpy(force=True)
 
-    points = flat(real)
-    count = min(components, *points.shape)
-    pca = require("sklearn.decomposition", extra="evaluate").PCA(count, svd_solver="full").fit(points)
-    return Features(f"{count} principal components", lambda x: pca.transform(flat(x)))
+    return flat
+
+
+def _token_places(vocabulary: int) -> Callable[[Tensor], Any]:
+    """Token ids [B, L] -> a sparse matrix [B, L V] of which one stands where."""
+    csr = require("scipy.sparse", extra="evaluate").csr_array
+
+    def flat(x: Tensor) -> Any:
+        ids = x.flatten(1).clamp(0, vocabulary - 1).numpy(force=True)
+        rows, places = ids.shape
+        columns = (ids + vocabulary * np.arange(places)).ravel()
+        ones = np.ones(columns.size, np.float32)
+        return csr((ones, columns, np.arange(0, columns.size + 1, places)), shape=(rows, places * vocabulary))
+
+    return flat
 
 
 def module_features(module: nn.Module, name: str | None = None, *, batch_size: int = 256) -> Features:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from mmvae_fast.evaluate.features import Features
-from mmvae_fast.training.seeding import derive
+from mmvae_fast.evaluate.rows import shuffled
 
 
 class Frechet(NamedTuple):
@@ -63,8 +63,7 @@ def frechet(real: Tensor, generated: Tensor, features: Features, *, seed: int = 
     if len(real) < 4 or len(generated) < 2:
         raise ValueError(f"frechet: got {len(real)} real and {len(generated)} generated samples, expected 4 and 2")
     rows = min(len(real) // 2, len(generated))
-    order = np.random.default_rng(derive(seed, "frechet halves")).permutation(len(real))
-    seen = features(real)[order]
+    seen = features(real[shuffled(len(real), seed, "halves").to(real.device)])
     first, second = seen[:rows], seen[rows : 2 * rows]
     made = features(generated[:rows])
     distance = (frechet_distance(made, first) + frechet_distance(made, second)) / 2

@@ -27,12 +27,18 @@ _SVC_ROWS, _SVC_NUMBERS, _SVC_FOLDS = 2000, 2_000_000, 3  # up to here a kernel 
 _STEPS, _BATCH = 1000, 128
 
 
+class TooFewRows(ValueError):
+    """No classifier can be trained on so few rows or classes."""
+
+
 class Oracle(ABC):
     """A trained classifier of one modality; call it for classes [B]."""
 
     kind: str
     classes: np.ndarray
     """The labels it knows, sorted: [C]."""
+    modality: Modality
+    """Of data and predictions, which it sees by :meth:`Modality.comparable`."""
 
     @property
     def feature_space(self) -> str:
@@ -59,8 +65,10 @@ class SklearnOracle(Oracle):
     """A support vector machine (with calibrated probabilities) or a logistic regression on flattened samples; of token
     ids, on how often each occurs. Its features are the decision values, one a class."""
 
-    def __init__(self, kind: str, x: Tensor, labels: np.ndarray, vocabulary: int | None, seed: int) -> None:
-        self.kind, self.vocabulary = kind, vocabulary
+    def __init__(
+        self, kind: str, modality: Modality, x: Tensor, labels: np.ndarray, vocabulary: int | None, seed: int
+    ) -> None:
+        self.kind, self.modality, self.vocabulary = kind, modality, vocabulary
         pipeline = require("sklearn.pipeline", extra="evaluate").make_pipeline
         scaler = require("sklearn.preprocessing", extra="evaluate").StandardScaler(with_std=False)
         if kind == "logistic":
@@ -79,7 +87,7 @@ class SklearnOracle(Oracle):
 
     def _flat(self, x: Tensor) -> np.ndarray:
         if self.vocabulary is None:
-            return x.flatten(1).double().numpy(force=True)
+            return self.modality.comparable(x.double()).flatten(1).numpy(force=True)
         counts = torch.zeros(len(x), self.vocabulary, dtype=torch.float64, device=x.device)
         ids = x.flatten(1)
         return counts.scatter_add_(1, ids, torch.ones_like(ids, dtype=torch.float64)).numpy(force=True)
@@ -100,8 +108,8 @@ class NetworkOracle(Oracle):
 
     kind = "network"
 
-    def __init__(self, network: networks.Classifier, classes: np.ndarray) -> None:
-        self.network, self.classes = network.eval(), classes
+    def __init__(self, modality: Modality, network: networks.Classifier, classes: np.ndarray) -> None:
+        self.modality, self.network, self.classes = modality, network.eval(), classes
 
     def probabilities(self, x: Tensor) -> np.ndarray:
         return self._run(self.network, x, len(self.classes), softmax=True)
@@ -112,7 +120,7 @@ class NetworkOracle(Oracle):
     @torch.no_grad()
     def _run(self, of: Callable[[Tensor], Tensor], x: Tensor, width: int, softmax: bool = False) -> np.ndarray:
         device = self.network.head.weight.device
-        parts = [of(_single(part.to(device))) for part in x.split(1024)] if len(x) else []
+        parts = [of(self.modality.comparable(_single(part.to(device)))) for part in x.split(1024)] if len(x) else []
         found = torch.cat(parts) if parts else torch.zeros(0, width)
         return (found.softmax(-1) if softmax else found).double().numpy(force=True)
 
@@ -136,24 +144,22 @@ def fit_oracle(modality: Modality, x: Tensor, labels: Any, *, kind: str = "auto"
     known = np.asarray(torch.as_tensor(labels).cpu())
     if known.shape != (len(x),):
         raise ValueError(f"fit_oracle: labels has shape {list(known.shape)}, expected [N] = [{len(x)}]")
-    there = known != UNKNOWN
-    if modality.dtype.is_floating_point:
-        there &= x.flatten(1).isfinite().all(1).numpy(force=True)  # a vector may lack some of its entries
+    there = (known != UNKNOWN) & whole(x).numpy(force=True)
     x, known = x[torch.from_numpy(there).to(x.device)], known[there]
     classes, counts = np.unique(known, return_counts=True)
     if len(classes) < 2:
-        raise ValueError(f"fit_oracle: labels holds the classes {classes.tolist()}, expected two or more")
+        raise TooFewRows(f"fit_oracle: labels holds the classes {classes.tolist()}, expected two or more")
     if kind == "auto":
         small = len(x) <= _SVC_ROWS and x[0].numel() * len(x) <= _SVC_NUMBERS and counts.min() >= _SVC_FOLDS
         kind = "svc" if small else "network"
     if kind == "svc" and counts.min() < _SVC_FOLDS:
-        raise ValueError(
+        raise TooFewRows(
             f"fit_oracle: class {classes[counts.argmin()]} has {counts.min()} rows, expected {_SVC_FOLDS} or more for "
             "kind='svc'"
         )
     vocabulary = None if modality.dtype.is_floating_point else _vocabulary(modality, x)
     if kind != "network":
-        return SklearnOracle(kind, x, known, vocabulary, seed)
+        return SklearnOracle(kind, modality, x, known, vocabulary, seed)
     return _train(x, classes.searchsorted(known), classes, modality, vocabulary, seed)
 
 
@@ -169,6 +175,11 @@ def fit_oracles(
             known = rows.labels[there.cpu()]  # type: ignore[index]
             oracles[name] = fit_oracle(model.modalities[name], x[there], known, kind=kind, seed=derive(seed, name))
     return oracles
+
+
+def whole(x: Tensor) -> Tensor:
+    """Which rows lack none of their numbers, bool [N]: a vector may lack some of its entries."""
+    return x.flatten(1).isfinite().all(1)
 
 
 def classes_of(judges: Mapping[str, Judge], name: str, x: Tensor) -> np.ndarray:
@@ -192,7 +203,7 @@ def _train(
     x: Tensor, places: np.ndarray, classes: np.ndarray, modality: Modality, vocabulary: int | None, seed: int
 ) -> NetworkOracle:
     """Adam on the cross-entropy, the learning rate falling to 0 along a cosine."""
-    x, y = _single(x), torch.from_numpy(places).to(x.device)
+    x, y = modality.comparable(_single(x)), torch.from_numpy(places).to(x.device)
     with preserved_random_state():
         torch.manual_seed(derive(seed, "oracle") % 2**63)
         network = networks.make(x, modality.shape, vocabulary, len(classes)).to(x.device)
@@ -208,4 +219,4 @@ def _train(
                 F.cross_entropy(network(x[some]), y[some]).backward()
                 optimizer.step()
                 schedule.step()
-    return NetworkOracle(network.requires_grad_(False), classes)
+    return NetworkOracle(modality, network.requires_grad_(False), classes)

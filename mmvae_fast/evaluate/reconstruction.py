@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mmvae_fast._lazy import require
-from mmvae_fast._words import PAD
 from mmvae_fast.evaluate.rows import Rows, choose_subsets, judged, name_of, reconstructions, size_of_batch, targets
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import MultimodalVAE
@@ -28,7 +27,8 @@ def reconstruction(
     """Errors of ``model.reconstruct`` by source and target, over the rows that have both.
 
     Returns:
-        "rows", and of numbers "mse" and "mae" (mean over all entries); of images also "ssim" (Wang et al., Image
+        "rows", and of numbers "mse" and "mae" (mean over all entries; of counts whose predictions are shares, of the
+        shares: :meth:`Modality.comparable`); of images also "ssim" (Wang et al., Image
         quality assessment, 2004; range 1 for a Bernoulli likelihood, else that of the data); of tokens "accuracy" (the
         share that is right, among the places where the text or its prediction is not padding) and "exact" (the share of
         texts that are right as a whole). A direction without any row is left out.
@@ -62,8 +62,7 @@ class _Meter:
     def __init__(self, modality: Modality, truth: Tensor) -> None:
         metrics = require("torchmetrics", extra="evaluate")
         self.rows, self.numeric = 0, modality.dtype.is_floating_point
-        words = getattr(modality, "words", None)
-        self.padding = words.index(PAD) if words and PAD in words else None
+        self.modality = modality
         self.metrics: dict[str, Any] = {}
         if not self.numeric:
             self.metrics = {"accuracy": metrics.MeanMetric(), "exact": metrics.MeanMetric()}
@@ -88,12 +87,13 @@ class _Meter:
         if not self.numeric:
             right = predicted == truth
             counted = torch.ones_like(right)
-            if self.padding is not None:
-                counted = (truth != self.padding) | (predicted != self.padding)
+            padding = self.modality.padding
+            if padding is not None:
+                counted = (truth != padding) | (predicted != padding)
             self.metrics["accuracy"].update(right[counted].double())
             self.metrics["exact"].update(right.flatten(1).all(1).double())
             return
-        predicted, truth = predicted.double(), truth.double()
+        predicted, truth = (self.modality.comparable(x.double()) for x in (predicted, truth))
         there = truth.isfinite()  # a vector may lack some of its entries
         for name, metric in self.metrics.items():
             if name == "ssim":

@@ -16,11 +16,11 @@ from torch import Tensor
 from mmvae_fast._files import write_atomic
 from mmvae_fast.evaluate.classifier_score import classifier_score
 from mmvae_fast.evaluate.clustering import clustering
-from mmvae_fast.evaluate.coherence import agreement, cross_coherence, samples
+from mmvae_fast.evaluate.coherence import agreement, check_judges, cross_coherence, samples
 from mmvae_fast.evaluate.features import Features, oracle_features, pca_features
 from mmvae_fast.evaluate.frechet import frechet
 from mmvae_fast.evaluate.likelihood import log_likelihoods
-from mmvae_fast.evaluate.oracles import Judge, Oracle, classes_of, fit_oracles
+from mmvae_fast.evaluate.oracles import Judge, Oracle, TooFewRows, classes_of, fit_oracles, whole
 from mmvae_fast.evaluate.precision_recall import precision_recall
 from mmvae_fast.evaluate.probe import linear_probe
 from mmvae_fast.evaluate.reconstruction import reconstruction
@@ -31,6 +31,7 @@ from mmvae_fast.evaluate.rows import (
     judged,
     latents,
     name_of,
+    shuffled,
     size_of_batch,
     targets,
 )
@@ -69,6 +70,8 @@ class Report:
                 for row in cells
             ]
             parts.append("\n".join([title, *(f"  {line}".rstrip() for line in lines)]))
+        if skipped := _skipped(self.figures):
+            parts.append("\n".join(["Left out", *(f"  {line}" for line in skipped)]))
         return "\n\n".join(parts) + "\n"
 
     def as_markdown(self) -> str:
@@ -78,6 +81,8 @@ class Report:
             head, *rows = _cells(table)
             rule = ["---", *["---:"] * (len(head) - 1)]
             parts.append(f"## {title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows]))
+        if skipped := _skipped(self.figures):
+            parts.append("## Left out\n\n" + "\n".join(f"- {line}" for line in skipped))
         return "\n\n".join(parts) + "\n"
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -111,6 +116,8 @@ def evaluate(
     Without labels: log-likelihoods, reconstruction errors, and how the samples of the prior compare with the data (in
     the space of their principal components). With labels also coherence, clustering and linear probes of the latents,
     and the comparison is in the space of the oracles. Rows that lack something count wherever they have what it takes.
+    What the model or the data are not fit for (an autoencoder has no density, an oracle needs rows of two classes) is
+    left out, and "skipped" of the figures says why.
 
     Args:
         data: as :func:`mmvae_fast.training.fit` takes it: a dict of tensors, perhaps with a "mask", or a Dataset.
@@ -136,13 +143,18 @@ def evaluate(
         raise ValueError(f"n_samples is {n_samples!r}, expected 0 or more")
     if labels is None and (judges is not None or train is not None):
         raise ValueError("judges or train is given, but labels is None: expected the classes of the data as well")
+    if judges is not None:
+        check_judges(model, judges)
     figures: dict[str, Any] = {
         "model": type(model).__name__,
         "rows": len(rows),
         "observed": {name: int(rows.observed(name).sum()) for name in rows.names},
         "settings": {"n_samples": n_samples, "generated": generated, "seed": seed},
     }
-    if n_samples:
+    skipped: dict[str, str] = {}
+    if n_samples and not model.generative:
+        skipped["log_likelihood"] = f"{type(model).__name__} has no density log p(x)"
+    elif n_samples:
         found = log_likelihoods(
             model, rows, subsets=chosen, n_samples=n_samples, batch_size=batch_size, seed=derive(seed, "likelihood")
         )
@@ -155,36 +167,64 @@ def evaluate(
     if rows.labels is not None:
         known = rows.with_known_label()
         figures["labelled"] = len(known)
-        figures["latents"] = _latents(model, known, chosen, batch_size, seed)
+        figures["latents"] = _latents(model, known, chosen, batch_size, seed, skipped)
         real = known
         if judges is None:
             fit_on, real = (Rows.of(model, *train, what="train"), known) if train is not None else known.halves(seed)
-            judges = fit_oracles(model, fit_on, seed=derive(seed, "oracles"))
-        figures["oracles"] = {name: _oracle(real, name, judges) for name in judges if real.observed(name).any()}
-        figures["coherence"] = cross_coherence(
-            model, real, judges, subsets=chosen, batch_size=batch_size, seed=derive(seed, "coherence")
-        )
-    with judged(model):
-        made = samples(model, generated, seed=derive(seed, "prior"), prior=prior, batch_size=batch_size)
-    if judges is not None:
-        figures["joint_coherence"] = agreement(made, judges)
-    compared = {
-        name: _compare(model, real, name, made[name], None if judges is None else judges.get(name), seed)
-        for name in targets(model)
-    }
-    figures["samples"] = {name: found for name, found in compared.items() if found}
+            judges = _oracles(model, fit_on, derive(seed, "oracles"), skipped)
+        figures["oracles"] = {name: told for name in judges if (told := _oracle(real, name, judges))}
+        if any(name in judges for name in targets(model)):
+            figures["coherence"] = cross_coherence(
+                model, real, judges, subsets=chosen, batch_size=batch_size, seed=derive(seed, "coherence")
+            )
+        else:
+            skipped["coherence"] = "nobody tells the classes: there is no oracle of any modality that is decoded"
+    if model.generative or prior is not None:
+        with judged(model):
+            made = samples(model, generated, seed=derive(seed, "prior"), prior=prior, batch_size=batch_size)
+        if judges is not None and "coherence" in figures:
+            figures["joint_coherence"] = agreement(made, judges)
+        compared = {
+            name: _compare(model, real, name, made[name], None if judges is None else judges.get(name), seed)
+            for name in targets(model)
+        }
+        figures["samples"] = {name: found for name, found in compared.items() if found}
+        for name in targets(model):
+            if not compared[name]:
+                skipped[f"samples of {name}"] = f"fewer than {_LEAST} of them, or {2 * _LEAST} whole rows of data"
+    else:
+        skipped["samples"] = f"{type(model).__name__} has no prior to sample, and prior is None"
+    if skipped:
+        figures["skipped"] = skipped
     return Report(figures)
 
 
+def _oracles(model: MultimodalVAE, rows: Rows, seed: int, skipped: dict[str, str]) -> dict[str, Judge]:
+    """Those that the rows suffice for."""
+    found: dict[str, Judge] = {}
+    for name in rows.data:
+        alone = Rows({name: rows.data[name]}, rows.mask, rows.names, rows.labels)
+        try:
+            found |= fit_oracles(model, alone, seed=seed)
+        except TooFewRows as error:
+            skipped[f"oracle of {name}"] = str(error).removeprefix("fit_oracle: ")
+    return found
+
+
 def _latents(
-    model: MultimodalVAE, rows: Rows, subsets: Sequence[Subset], batch_size: int, seed: int
+    model: MultimodalVAE, rows: Rows, subsets: Sequence[Subset], batch_size: int, seed: int, skipped: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Clusters and probes of each subset's latents; nothing where too few rows or classes have it."""
+    """Clusters and probes of each subset's latents, where enough rows and classes have it."""
     found = {}
     for subset in subsets:
         shown = rows.take(rows.having(subset))
         classes, counts = shown.labels.unique(return_counts=True)  # type: ignore[union-attr]
         if len(classes) < 2 or int(counts.min()) < 2:
+            rarest = f", {counts.min()} of the rarest" if len(counts) else ""
+            skipped[f"latents of {name_of(subset)}"] = (
+                f"{len(shown)} labelled rows of {len(classes)} classes have it{rarest}; expected two classes or more, "
+                "each of two rows or more"
+            )
             continue
         z = latents(model, shown, subset, batch_size)
         clusters = clustering(z, shown.labels, seed=derive(seed, "clusters"))
@@ -201,7 +241,12 @@ def _latents(
 
 
 def _oracle(rows: Rows, name: str, judges: Mapping[str, Judge]) -> dict[str, Any]:
-    there = rows.observed(name)
+    """How good a judge is on real rows; nothing if there are none."""
+    if name not in rows.data:
+        return {}
+    there = rows.observed(name) & whole(rows.data[name])
+    if not there.any():
+        return {}
     truth = rows.labels[there.cpu()].numpy()  # type: ignore[index]
     judge = judges[name]
     return {
@@ -216,14 +261,17 @@ def _compare(
 ) -> dict[str, Any]:
     """Samples of a modality against as many real ones."""
     real = rows.data[name][rows.observed(name)].cpu() if name in rows.data else torch.zeros(0)
-    if real.is_floating_point() and len(real):
-        real = real[real.flatten(1).isfinite().all(1)]
+    real = real[whole(real)] if len(real) else real
     if min(len(real) // 2, len(made)) < _LEAST:
         return {}
     oracle = judge if isinstance(judge, Oracle) else None
-    features: Features = pca_features(model.modalities[name], real) if oracle is None else oracle_features(oracle)
+    if oracle is None:
+        features: Features = pca_features(model.modalities[name], real, seed=derive(seed, "components"))
+    else:
+        features = oracle_features(oracle)
     found: dict[str, Any] = frechet(real, made, features, seed=derive(seed, "frechet"))._asdict()
     rows_each = min(len(real), len(made))
+    real = real[shuffled(len(real), seed, "real rows")]
     shares = precision_recall(features(real[:rows_each]), features(made[:rows_each]), k=_NEIGHBOURS)
     found |= {"precision": shares.precision, "recall": shares.recall}
     if oracle is not None:
@@ -270,6 +318,10 @@ def _tables(figures: Mapping[str, Any]) -> list[tuple[str, Table]]:
         figures.get("samples", {}))  # fmt: skip
     add("Latents by what they were inferred from", figures.get("latents", {}))
     return tables
+
+
+def _skipped(figures: Mapping[str, Any]) -> list[str]:
+    return [f"{what}: {why}" for what, why in figures.get("skipped", {}).items()]
 
 
 def _cells(table: Table) -> list[list[str]]:

@@ -93,17 +93,22 @@ class Rows:
         return self.take((self.labels != UNKNOWN).nonzero().squeeze(1))
 
     def halves(self, seed: int) -> tuple[Rows, Rows]:
-        """Two halves at random; the first one is the larger of two unequal ones."""
-        generator = torch.Generator().manual_seed(derive(seed, "halves"))
-        order = torch.randperm(len(self), generator=generator)
+        """Two halves at random, in random order; the first one is the larger of two unequal ones."""
+        order = shuffled(len(self), seed, "halves")
         middle = (len(self) + 1) // 2
-        return self.take(order[:middle].sort().values), self.take(order[middle:].sort().values)
+        return self.take(order[:middle]), self.take(order[middle:])
 
     def batches(self, size: int, device: torch.device) -> Iterator[tuple[int, dict[str, Tensor], Tensor]]:
         """(number of the first row, batch, mask) in order, on a device."""
         for first in range(0, len(self), size):
             some = slice(first, first + size)
             yield first, {name: x[some].to(device) for name, x in self.data.items()}, self.mask[some].to(device)
+
+
+def shuffled(count: int, seed: int, *what: object) -> Tensor:
+    """The numbers of ``count`` rows in a random order, so that the first of them stand for all: data are often sorted
+    by class."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive(seed, *what)))
 
 
 def name_of(subset: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvae_fast.modalities.base import Modality
-from mmvae_fast.modalities.counts import CountEncoder
+from mmvae_fast.modalities.counts import CountEncoder, shares
 
 WEIGHTINGS = ("counts", "tfidf")
 
@@ -76,6 +76,10 @@ class BagOfWords(Modality):
     def predict(self, params: Tensor) -> Tensor:
         """The share of every word: logits [..., V] -> [..., V]."""
         return params.softmax(-1)
+
+    def comparable(self, x: Tensor) -> Tensor:
+        """The share of every word, [..., V]: predictions know no length of a document."""
+        return shares(x)
 
     def top(self, shares: Tensor, n: int = 10) -> list[list[str]]:
         """The words that weigh most in each row of [B, V], at most ``n``, most first; none that weighs 0."""

@@ -44,6 +44,8 @@ class Modality:
     """Whether each part of x depends on those before it: p(x | z) = prod_t p(x_t | z, x_<t). Then the decoder is called
     with z [N, latent_dim] and x [N, *shape], and predictions come from :meth:`generate`."""
     dtype: torch.dtype = torch.float32
+    padding: int | None = None
+    """Of token ids, the one that fills up what is too short, and is no part of it."""
 
     def __init_subclass__(cls) -> None:
         kind = cls.__dict__.get("kind")
@@ -147,6 +149,11 @@ class Modality:
     def generate(self, decoder: nn.Module, z: Tensor) -> Tensor:
         """x [N, *shape] from a decoder and latents z [N, latent_dim]; an autoregressive modality builds it up."""
         return self.predict(decoder(z))
+
+    def comparable(self, x: Tensor) -> Tensor:
+        """Data or predictions [..., *shape] in a space where one can be held against the other: as they are, unless
+        predictions are of another kind, such as shares of counts."""
+        return x
 
     def check(self, name: str, x: Any, *, dtype: torch.dtype | None = None) -> None:
         """Refuse what cannot be a batch [B, *shape] of this modality; looks at shape and type only, never at values.

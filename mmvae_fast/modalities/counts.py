@@ -81,6 +81,10 @@ class Counts(Modality):
         mean = params[..., 0, :].softmax(-1) if self.library == "observed" else params[..., 0, :].clamp(max=_MOST).exp()
         return mean if params.shape[-2] < 3 else mean * torch.sigmoid(-params[..., 2, :])
 
+    def comparable(self, x: Tensor) -> Tensor:
+        """Counts, or with ``library="observed"``, where predictions know no total, the shares of a row's total."""
+        return shares(x) if self.library == "observed" else x
+
     def check_values(self, name: str, x: Tensor) -> None:
         super().check_values(name, x)
         if not bool(((x >= 0) & (x == x.round())).all()):
@@ -93,6 +97,12 @@ class Counts(Modality):
     def _from_config(cls, config: dict[str, Any], **networks: Any) -> Modality:
         (n,) = config["shape"]
         return cls(n, library=config["library"], **_common(config), **networks)
+
+
+def shares(x: Tensor) -> Tensor:
+    """Counts or weights [..., n] as shares of their sum; nothing of nothing is 0."""
+    total = x.sum(-1, keepdim=True)
+    return torch.where(total > 0, x / total, 0.0)
 
 
 class CountEncoder(MLPEncoder):

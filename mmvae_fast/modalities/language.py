@@ -57,6 +57,7 @@ class Language(Modality):
     likelihoods = ("categorical",)
     dtype = torch.int64
     autoregressive = True
+    padding = PAD
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class Text(Modality):
         else:
             self.words = _with_specials(vocabulary)
             self.vocabulary_size = len(self.words)
+        self.padding = None if self.words is None else self.words.index(PAD)  # ids of your own may have none
         self._ids = {word: i for i, word in enumerate(self.words or ())}
 
     @classmethod

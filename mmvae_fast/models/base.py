@@ -64,6 +64,8 @@ class MultimodalVAE(nn.Module, ABC):
     private_dims: dict[str, int]
     # modalities that every likelihood is conditional on
     always_given: Sequence[str] = ()
+    # whether there is a prior to sample, and a density log p(x)
+    generative: bool = True
     # of what encoders give and decoders take, private latents included
     network_dims: dict[str, int]
     prior: Any  # one of mmvae_fast.models.priors, and by modality of the private latents

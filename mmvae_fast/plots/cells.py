@@ -1,4 +1,5 @@
-"""One sample of one modality in one panel: images and spectrograms as pictures, texts as text, vectors as bars."""
+"""One sample of one modality in one panel: images and spectrograms as pictures, texts as text, time series as lines,
+vectors as bars."""
 
 from __future__ import annotations
 
@@ -10,27 +11,30 @@ from torch import Tensor
 from mmvae_fast.modalities import Modality
 from mmvae_fast.plots.style import FAINT, INK, SERIES
 
-KINDS = ("image", "text", "audio", "vector")
-_WORDS_A_LINE, _LINES = 3, 6
+KINDS = ("image", "text", "audio", "sequence", "vector")
+_WORDS_A_LINE, _MOST_LINES = 3, 6
 
 
 def kind_of(modality: Modality) -> str:
     """How to show a modality: one of ``KINDS``."""
     if not modality.dtype.is_floating_point:
         return "text"
+    if modality.kind == "sequence":
+        return "sequence"
     if modality.kind == "audio" or len(modality.shape) == 2:
         return "audio"
     return "image" if len(modality.shape) == 3 else "vector"
 
 
 def values_of(modality: Modality, x: Tensor) -> list[Any]:
-    """Samples [B, *shape] as :func:`draw_cell` takes them: arrays, or sentences."""
+    """Samples [B, *shape] as :func:`draw_cell` takes them: arrays, or sentences. Counts whose predictions are
+    shares become shares as well."""
     if kind_of(modality) == "text":
         try:
             return list(modality.detokenize(x))  # type: ignore[attr-defined]
         except (AttributeError, ValueError):  # ids without words
             return [" ".join(map(str, ids)) for ids in x.flatten(1).tolist()]
-    return list(x.detach().double().numpy(force=True))
+    return list(modality.comparable(x.detach().double()).numpy(force=True))
 
 
 def draw_cell(
@@ -46,8 +50,9 @@ def draw_cell(
 
     Args:
         axis: of matplotlib.
-        kind: "image" [H, W] or [C, H, W], "audio" [bands, frames] with low frequencies below, "vector" [n], or "text".
-        limits: the values that are black and white, or the ends of the bars; else the value's own.
+        kind: "image" [H, W] or [C, H, W], "audio" [bands, frames] with low frequencies below, "sequence" [steps,
+            channels], a line a channel, "vector" [n], or "text".
+        limits: the values that are black and white, or the ends of bars and lines; else the value's own.
         colour: of text.
         box_aspect: height of the panel, in widths; else as the picture is.
     """
@@ -61,7 +66,9 @@ def draw_cell(
     if value is None:
         axis.text(0.5, 0.5, "missing", ha="center", va="center", fontsize=7, color=FAINT, transform=axis.transAxes)
     elif kind == "text":
-        axis.text(0.5, 0.5, _wrapped(value), ha="center", va="center", fontsize=7.5, color=colour)
+        axis.text(0.5, 0.5, _wrapped(value), ha="center", va="center", fontsize=7.5, color=colour, parse_math=False)
+    elif kind == "sequence":
+        _lines(axis, np.asarray(value), limits)
     elif kind == "vector":
         _bars(axis, np.asarray(value).reshape(-1), limits)
     else:
@@ -76,6 +83,15 @@ def draw_cell(
             axis.imshow(picture.reshape(-1, *picture.shape[-2:])[0], cmap="gray", vmin=low, vmax=high)
 
 
+def _lines(axis: Any, values: np.ndarray, limits: tuple[float, float] | None) -> None:
+    for i, channel in enumerate(values.T):
+        marker = "." if len(channel) == 1 else ""
+        axis.plot(channel, color=SERIES[i % len(SERIES)], linewidth=1, marker=marker)
+    if limits is not None:
+        margin = 0.05 * (limits[1] - limits[0]) or 1.0
+        axis.set_ylim(limits[0] - margin, limits[1] + margin)
+
+
 def _bars(axis: Any, values: np.ndarray, limits: tuple[float, float] | None) -> None:
     axis.bar(np.arange(len(values)), values, width=0.8, color=SERIES[0], linewidth=0)
     axis.axhline(0, color=FAINT, linewidth=0.6)
@@ -88,4 +104,4 @@ def _bars(axis: Any, values: np.ndarray, limits: tuple[float, float] | None) -> 
 def _wrapped(sentence: str) -> str:
     words = str(sentence).split()
     lines = [" ".join(words[i : i + _WORDS_A_LINE]) for i in range(0, len(words), _WORDS_A_LINE)]
-    return "\n".join([*lines[:_LINES], "…"] if len(lines) > _LINES else lines)
+    return "\n".join([*lines[:_MOST_LINES], "…"] if len(lines) > _MOST_LINES else lines)

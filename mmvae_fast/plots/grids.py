@@ -77,7 +77,7 @@ def _limits(model: MultimodalVAE, rows: Rows, name: str) -> tuple[float, float] 
         return 0.0, 1.0
     if not modality.dtype.is_floating_point or name not in rows.data:
         return None
-    real = rows.data[name][rows.observed(name)]
+    real = modality.comparable(rows.data[name][rows.observed(name)])
     real = real[real.isfinite()]
     return (float(real.min()), float(real.max())) if real.numel() else None
 

@@ -27,6 +27,7 @@ _STYLE = {
     "axes.titleweight": "bold",
     "legend.frameon": False,
     "text.color": INK,
+    "text.parse_math": False,  # names and texts are data: a $ in them is a dollar
 }
 
 

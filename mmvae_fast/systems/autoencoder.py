@@ -40,6 +40,8 @@ class Autoencoder(MultimodalVAE):
             prior nor a density.
     """
 
+    generative = False
+
     def __init__(
         self,
         modalities: Mapping[str, Modality],

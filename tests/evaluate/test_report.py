@@ -10,7 +10,8 @@ from conftest import MODELS
 pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
 pytest.importorskip("sklearn", reason="needs the 'evaluate' extra")
 
-from mmvae_fast.evaluate import evaluate, write_report
+from mmvae_fast.evaluate import Rows, evaluate, write_report
+from mmvae_fast.evaluate.report import _compare
 from mmvae_fast.modalities import Text, Vector
 from mmvae_fast.models import CVAE, MoPoE
 
@@ -113,12 +114,67 @@ def test_a_folder(trained, tmp_path, kind):
         write_report(tmp_path / "file", report, model, data, labels)
 
 
+def test_the_order_of_the_rows_says_nothing(trained):
+    """Samples are compared with rows of all classes, even if the data are sorted by class."""
+    data, labels = coloured(1200, 1)
+    order = labels.argsort(stable=True)
+    made = coloured(300, 2)[0]["point"]
+    rows = Rows.of(trained, data, labels)
+    for some in (rows, rows.take(order)):
+        found = _compare(trained, some, "point", made, None, 0)
+        assert found["precision"] > 0.85 and found["recall"] > 0.85  # of perfect samples
+    _, half = rows.take(order).halves(0)
+    assert len(half.labels[:50].unique()) == 3
+
+
+def test_vectors_with_gaps_and_labels():
+    labels = torch.arange(60) % 3
+    x = torch.eye(3)[labels] + 0.1 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    x[::4, 0] = torch.nan
+    model = MoPoE({"point": Vector(3, hidden=(4,), missing=True), "word": Text(WORDS, 1, hidden=(4,))}, 2)
+    report = evaluate(model, {"point": x, "word": labels[:, None] + 2}, labels, n_samples=2, generated=20)
+    found = report.figures
+    assert found["oracles"]["point"]["accuracy"] > 0.9
+    assert 0 < found["oracles"]["point"]["rows"] < 30  # the whole ones of half
+    assert set(found["coherence"]) == {"point", "word"} and "skipped" not in found
+    x[:, 1] = torch.nan  # no row is whole
+    found = evaluate(model, {"point": x, "word": labels[:, None] + 2}, labels, n_samples=2, generated=20).figures
+    assert set(found["oracles"]) == {"word"} and "expected two or more" in found["skipped"]["oracle of point"]
+    assert "point" not in found["samples"] and "samples of point" in found["skipped"]
+
+
+@pytest.mark.parametrize("labels", [[-1] * 20, [-1] * 19 + [0], [0, 1] + [-1] * 18, [1] * 20, [0] * 19 + [1]])
+def test_too_few_labels_leave_out_what_needs_them_and_say_so(trained, labels):
+    data, _ = coloured(20, 1)
+    report = evaluate(trained, data, labels, n_samples=2, generated=20)
+    assert report.figures["log_likelihood"]["joint"]["point"]["rows"] == 20
+    skipped = report.as_dict()["skipped"]
+    assert "latents of point" in skipped
+    if labels.count(-1) or len(set(labels)) == 1:
+        assert "coherence" in skipped and "coherence" not in report.figures
+    for page in (report.as_text(), report.as_markdown()):
+        assert f"latents of point: {skipped['latents of point']}" in page
+
+
+def test_an_autoencoder_has_neither_density_nor_prior():
+    from mmvae_fast.systems import Autoencoder
+
+    data, labels = coloured(60, 1)
+    model = Autoencoder({"point": Vector(3, hidden=(4,)), "word": Text(WORDS, 1, hidden=(4,))}, 2)
+    found = evaluate(model, data, labels, n_samples=2).figures
+    assert set(found["skipped"]) == {"log_likelihood", "samples"}
+    assert not {"log_likelihood", "samples", "joint_coherence"} & set(found)
+    assert {"reconstruction", "coherence", "latents", "oracles"} <= set(found)
+
+
 def test_bad_input(trained):
     data, labels = coloured(20, 1)
     with pytest.raises(ValueError, match="n_samples is -1"):
         evaluate(trained, data, n_samples=-1)
     with pytest.raises(ValueError, match="labels is None"):
         evaluate(trained, data, train=(data, labels))
+    with pytest.raises(ValueError, match="judges names the modality 'x'"):
+        evaluate(trained, data, labels, n_samples=0, judges={"x": lambda x: x})
     with pytest.raises(ValueError, match="train: batch names the modality 'x'"):
         evaluate(trained, data, labels, n_samples=0, train=({"x": data["point"]}, labels))
     with pytest.raises(ValueError, match="n is 0, expected 1 or more samples"):

@@ -94,7 +94,26 @@ def test_principal_components_of_numbers_and_of_tokens():
     tokens = pca_features(Text(5, 3), ids)
     assert tokens(ids).shape == (50, 15)  # all there are
     distance = np.square(tokens(ids)[:, None] - tokens(ids)).sum(-1)
-    np.testing.assert_allclose(distance, 2 * (ids[:, None] != ids).sum(-1), atol=1e-9)
+    np.testing.assert_allclose(distance, 2 * (ids[:, None] != ids).sum(-1), atol=1e-4)
+
+
+def test_principal_components_of_large_data_take_little_time_and_memory():
+    g = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 30_000, (300, 64), generator=g)  # as one-hot vectors in double precision: 4.6 GB
+    ids[:150, 0] = 7
+    before = torch.get_rng_state()
+    tokens = pca_features(Text(30_000, 64), ids, components=3)
+    assert torch.equal(before, torch.get_rng_state())
+    found = tokens(ids)
+    assert found.shape == (300, 3)
+    assert abs(np.corrcoef(found[:, 0], (ids[:, 0] == 7).double())[0, 1]) > 0.9
+    np.testing.assert_allclose(pca_features(Text(30_000, 64), ids, components=3)(ids), found, atol=1e-5)
+    x = torch.randn(5000, 300, generator=g)
+    x[:, 0] *= 20
+    features = pca_features(Vector(300), x, components=2)
+    np.testing.assert_array_equal(pca_features(Vector(300), x, components=2)(x[:9]), features(x[:9]))
+    assert abs(np.corrcoef(features(x)[:, 0], x[:, 0])[0, 1]) > 0.99
+    assert not np.array_equal(pca_features(Vector(300), x, components=2, seed=1)(x[:9]), features(x[:9]))
 
 
 def test_precision_and_recall_of_identical_disjoint_and_partial_sets():

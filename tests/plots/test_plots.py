@@ -15,7 +15,7 @@ pytest.importorskip("sklearn", reason="needs the 'plots' extra")
 from matplotlib.text import Text as Written
 
 from mmvae_fast import plots
-from mmvae_fast.modalities import Audio, Image, Text, Vector
+from mmvae_fast.modalities import Audio, Image, Sequence, Text, Vector
 from mmvae_fast.models import CVAE, MMVAE, MoPoE
 from mmvae_fast.plots.cells import draw_cell, kind_of, values_of
 from mmvae_fast.plots.style import class_colours, new_figure
@@ -128,6 +128,37 @@ def test_latent_map(method):
     assert [axis.get_title() for axis in figure.axes] == ["all", "some"]
     assert {"zero", "one"} <= set(texts(figure))
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 30
+
+
+BAD = r"a$\b$_"  # no mathematics, and were it some, an error
+
+
+def test_a_dollar_in_a_name_or_a_text_is_a_dollar():
+    """In texts, in names of classes and sets, and in titles; those of modalities hold none."""
+    model = MoPoE({"v": Vector(2, hidden=(4,)), "text": Text((BAD, "x"), 1, hidden=(4,))}, 2)
+    data = {"v": torch.randn(3, 2), "text": torch.full((3, 1), 2)}
+    for figure in (
+        plots.cross_modal_grid(model, data, title=BAD),
+        plots.latent_map({BAD: np.eye(3), "b": np.eye(3)}, [0, 1, 1], class_names=[BAD, "b"], legend=BAD, title=BAD),
+        plots.latent_traversal(model, "text", title=BAD),
+        plots.heatmap({BAD: {BAD: 0.5}}, title=BAD),
+        plots.training_curves([{"epoch": 1, "elbo": -1.0, "kl": 1.0, "ll_v": -2.0}], names={"v": BAD}),
+    ):
+        assert pixels(figure).std() > 5 and any(BAD in text for text in texts(figure))
+    axis = new_figure().subplots()
+    draw_cell(axis, "text", BAD)  # in a figure of one's own
+    assert pixels(axis.figure).std() > 0
+
+
+def test_a_time_series_is_lines():
+    assert kind_of(Sequence(5, 2)) == "sequence"
+    axis = new_figure().subplots()
+    draw_cell(axis, "sequence", np.arange(10.0).reshape(5, 2), limits=(0, 20))
+    assert [line.get_ydata().tolist() for line in axis.lines] == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
+    assert axis.get_ylim() == (-1, 21) and not axis.images
+    model = MoPoE({"s": Sequence(5, 2, hidden=(4,)), "v": Vector(2, hidden=(4,))}, 2)
+    drawn(plots.cross_modal_grid(model, {"s": torch.randn(3, 5, 2), "v": torch.randn(3, 2)}), "s")
+    drawn(plots.latent_traversal(model, "s"), "s along single latent dimensions")
 
 
 def test_latent_map_takes_the_principal_axes_of_one_panel():
