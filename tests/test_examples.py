@@ -121,3 +121,16 @@ def test_systems(name, arguments, holds):
     pytest.importorskip("lightning")
     result = load(name).main(["--data", str(REAL), *arguments])
     assert holds(result), result
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "pairs").is_dir(), reason="no real data in ../shared/data")
+def test_an_image_is_put_into_words(capsys):
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("lightning")
+    example = load("image_to_language")
+    assert example.named("the digit two") == 2 and example.named("two or three") == example.named("a digit") == -1
+    figures = example.main(["--data", str(REAL)])
+    assert figures["text names the image's digit"] >= 0.9
+    assert figures["text names one digit"] >= 0.99
+    assert figures["image shows the caption's digit"] >= 0.9
