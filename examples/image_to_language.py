@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     torch.manual_seed(options.seed)
     # a caption is a few tokens, an image 784 pixels: unweighted, what is said would hardly count
     weights = {"image": 1.0, "text": 20.0}
-    model = MoPoE({"image": Image((1, 28, 28), hidden=(400,)), "text": language}, LATENT_DIM, likelihood_weights=weights)
+    modalities = {"image": Image((1, 28, 28), hidden=(400,)), "text": language}
+    model = MoPoE(modalities, LATENT_DIM, likelihood_weights=weights)
     data = {"image": images, "text": language.tokenize(captions)}
     began = time.perf_counter()
     fit(model, data, epochs=options.epochs, batch_size=128, seed=options.seed, progress=False)
@@ -63,9 +64,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     model.eval()
     texts = language.detokenize(model.translate({"image": test_images}, to="text"))
     pictures = model.translate({"text": language.tokenize(test_captions)}, to="image")
+    digits = np.array([named(text) for text in texts])
     figures = {
-        "text names the image's digit": float(np.mean([named(t) == d for t, d in zip(texts, test_labels, strict=True)])),
-        "text names one digit": float(np.mean([named(t) >= 0 for t in texts])),
+        "text names the image's digit": float(np.mean(digits == test_labels)),
+        "text names one digit": float(np.mean(digits >= 0)),
         "image shows the caption's digit": float(np.mean(judge(pictures) == test_labels)),
     }
     for what, share in figures.items():
