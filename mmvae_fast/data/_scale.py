@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mmvae_fast.data.reader import Reader
+
 
 class Scale:
     """Columns brought to mean 0 and standard deviation 1, and back; NaN is a gap that stays one.
@@ -56,3 +58,16 @@ class Scale:
 
     def config(self) -> dict[str, Any]:
         return {"mean": self.mean.tolist(), "sd": self.sd.tolist()}
+
+
+class ScaledReader(Reader):
+    """A reader whose ``fitted`` is a scale, None before it is fitted."""
+
+    scale: Scale | None
+
+    @classmethod
+    def _from_config(cls, options: dict[str, Any]) -> Reader:
+        fitted = options.pop("fitted")
+        reader = cls(**options)
+        reader.scale = None if fitted is None else Scale(**fitted)
+        return reader

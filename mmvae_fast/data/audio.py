@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from mmvae_fast._files import with_ending
-from mmvae_fast.data._scale import Scale
-from mmvae_fast.data.reader import Reader
+from mmvae_fast.data._scale import Scale, ScaledReader
 from mmvae_fast.features import audio
 from mmvae_fast.modalities import Audio
 
@@ -22,7 +21,7 @@ _FEATURES = ("log_mel", "mfcc")
 _ALIGNED = ("start", "center", "end")
 
 
-class AudioReader(Reader):
+class AudioReader(ScaledReader):
     """The path or the bytes of a sound file of any rate and number of channels, or (waveform, rate) -> float32
     [n_mels, frames] in [0, 1], or for cepstra [n_mfcc, frames], each with the mean 0 and the standard deviation 1 of
     the training recordings. What it writes is a .wav file, made by Griffin-Lim iterations.
@@ -137,13 +136,6 @@ class AudioReader(Reader):
             **self.options,
             "fitted": None if self.scale is None else self.scale.config(),
         }
-
-    @classmethod
-    def _from_config(cls, options: dict[str, Any]) -> Reader:
-        fitted = options.pop("fitted")
-        reader = cls(**options)
-        reader.scale = None if fitted is None else Scale(**fitted)
-        return reader
 
     def _read(self, cell: Any) -> np.ndarray:
         return self._features(_wave(cell, self.spectra["sample_rate"], self.samples, self.align)[None])[0]

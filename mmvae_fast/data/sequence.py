@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from mmvae_fast.data._numbers import names_of, write_table
-from mmvae_fast.data._scale import Scale
-from mmvae_fast.data.reader import Reader
+from mmvae_fast.data._scale import Scale, ScaledReader
 from mmvae_fast.features.delay import resample
 from mmvae_fast.modalities import Sequence
 
 _FITS = ("resample", "pad", "error")
 
 
-class SequenceReader(Reader):
+class SequenceReader(ScaledReader):
     """The path of a .csv file (a row a time step, a column a channel, a header or none) or a .npy file, or numbers
     [T, channels] or [T] -> float32 [length, channels], each channel with the mean 0 and the standard deviation 1 of the
     training series. Predictions come back in the channels' own units.
@@ -104,13 +103,6 @@ class SequenceReader(Reader):
             **self.options,
             "fitted": None if self.scale is None else self.scale.config(),
         }
-
-    @classmethod
-    def _from_config(cls, options: dict[str, Any]) -> Reader:
-        fitted = options.pop("fitted")
-        reader = cls(**options)
-        reader.scale = None if fitted is None else Scale(**fitted)
-        return reader
 
     def _fitted(self, method: str) -> tuple[Scale, int]:
         if self.scale is None or self.length is None:

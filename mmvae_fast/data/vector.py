@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from mmvae_fast.data._numbers import names_of, numbers, write_table
-from mmvae_fast.data._scale import Scale
-from mmvae_fast.data.reader import Reader
+from mmvae_fast.data._scale import Scale, ScaledReader
 from mmvae_fast.modalities import Vector
 
 
-class VectorReader(Reader):
+class VectorReader(ScaledReader):
     """Numbers of several columns, a number, or a list of numbers -> float32 [n], each column with the mean 0 and the
     standard deviation 1 of its training cells. Predictions come back in the columns' own units.
 
@@ -92,13 +91,6 @@ class VectorReader(Reader):
             **self.options,
             "fitted": None if self.scale is None else self.scale.config(),
         }
-
-    @classmethod
-    def _from_config(cls, options: dict[str, Any]) -> Reader:
-        fitted = options.pop("fitted")
-        reader = cls(**options)
-        reader.scale = None if fitted is None else Scale(**fitted)
-        return reader
 
     def _fitted(self, method: str) -> Scale:
         if self.scale is None:

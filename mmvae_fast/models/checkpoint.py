@@ -71,16 +71,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: missing, damaged, foreign, or of a newer version.
     """
+    kinds = {"model": str, "latent_dim": int, "modalities": dict, "options": dict}
+    return read_checked(folder, "model", FORMAT, SCHEMA_VERSION, kinds)
+
+
+def read_checked(folder: Path, what: str, format: str, version: int, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """The content of a folder's ``config.json``: of a format and version, with keys of certain types, and a dtype.
+
+    Raises:
+        ValueError: missing, damaged, foreign, or of a newer version.
+    """
     path = folder / CONFIG
     config = read_json(path)
-    if config.get("format") != FORMAT:
-        raise ValueError(f"{path}: format is {config.get('format')!r}, expected {FORMAT!r}: not a model of mmvae_fast")
-    if config.get("schema_version") != SCHEMA_VERSION:
+    if config.get("format") != format:
+        raise ValueError(f"{path}: format is {config.get('format')!r}, expected {format!r}: not a {what} of mmvae_fast")
+    if config.get("schema_version") != version:
         raise ValueError(
-            f"{path}: schema_version is {config.get('schema_version')!r}, expected {SCHEMA_VERSION}: written by "
-            "another version of mmvae_fast"
+            f"{path}: schema_version is {config.get('schema_version')!r}, expected {version}: written by another "
+            "version of mmvae_fast"
         )
-    for key, kind in (("model", str), ("latent_dim", int), ("modalities", dict), ("options", dict)):
+    for key, kind in kinds.items():
         if not isinstance(config.get(key), kind):
             raise ValueError(f"{path}: {key} is {config.get(key)!r}, expected a {kind.__name__}")
     if config.get("dtype") not in DTYPES:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmvae_fast._files import write_atomic
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models.base import _check_modalities, number
-from mmvae_fast.models.checkpoint import CONFIG, DTYPES, WEIGHTS, load_weights, pack, read_json
+from mmvae_fast.models.checkpoint import CONFIG, WEIGHTS, load_weights, pack, read_checked
 
 FORMAT = "mmvae_fast.system"
 SCHEMA_VERSION = 1
@@ -206,31 +206,11 @@ def decay(what: str, value: Any) -> float:
     return float(value)
 
 
-def adam_betas(value: Any) -> tuple[float, float]:
-    """Adam's two decays, checked."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
-        raise ValueError(f"betas is {value!r}, expected two numbers")
-    return decay("betas[0]", value[0]), decay("betas[1]", value[1])
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The checked content of a system folder's ``config.json``.
 
     Raises:
         ValueError: missing, damaged, foreign, or of a newer version.
     """
-    path = folder / CONFIG
-    config = read_json(path)
-    if config.get("format") != FORMAT:
-        raise ValueError(f"{path}: format is {config.get('format')!r}, expected {FORMAT!r}: not a system of mmvae_fast")
-    if config.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema_version is {config.get('schema_version')!r}, expected {SCHEMA_VERSION}: written by "
-            "another version of mmvae_fast"
-        )
-    for key, kind in (("system", str), ("modalities", dict), ("options", dict), ("networks", list)):
-        if not isinstance(config.get(key), kind):
-            raise ValueError(f"{path}: {key} is {config.get(key)!r}, expected a {kind.__name__}")
-    if config.get("dtype") not in DTYPES:
-        raise ValueError(f"{path}: dtype is {config.get('dtype')!r}, expected one of {DTYPES}")
-    return config
+    kinds = {"system": str, "modalities": dict, "options": dict, "networks": list}
+    return read_checked(folder, "system", FORMAT, SCHEMA_VERSION, kinds)

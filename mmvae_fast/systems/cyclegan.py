@@ -26,15 +26,16 @@ from mmvae_fast.systems.adversarial import (
     mean,
     normalize_spectrum,
 )
-from mmvae_fast.systems.base import Sums, System, above_zero, adam, adam_betas, decay
+from mmvae_fast.systems.base import Sums
 from mmvae_fast.systems.gan import check_continuous, network_kind, one_of
 from mmvae_fast.systems.networks import make_features, make_generator
+from mmvae_fast.systems.two_rates import TwoRateSystem
 from mmvae_fast.training.data import split_mask
 
 _PREVIEW = 10
 
 
-class CycleGAN(System):
+class CycleGAN(TwoRateSystem):
     """Two generators a -> b and b -> a, and a discriminator in each space, with the least-squares loss.
 
     loss of the generators = adversarial + cycle_weight * (d(a, a') + d(b, b')) + identity_weight * (d(a, G_a(a)) +
@@ -108,11 +109,7 @@ class CycleGAN(System):
             raise ValueError(f"history is {history!r}, expected 0 or more")
         self.history = history
         self.spectral_norm = spectral_norm
-        self.lr_generator = above_zero("lr_generator", lr_generator)
-        self.lr_discriminator = above_zero("lr_discriminator", lr_discriminator)
-        self.betas = adam_betas(betas)
-        self.gradient_clip = None if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
-        self.ema = decay("ema", ema)
+        self._set_rates(lr_generator, lr_discriminator, betas, gradient_clip, ema)
         self.network = one_of("network", network, ("auto", "conv", "mlp"))
         kinds = {name: network_kind(network, [shape]) for name, shape in shapes.items()}
 
@@ -162,11 +159,7 @@ class CycleGAN(System):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def optimizer(self) -> torch.optim.Optimizer:
-        groups = [
-            {"params": list(self.generators.parameters()), "lr": self.lr_generator},
-            {"params": list(self.judges.parameters()), "lr": self.lr_discriminator},
-        ]
-        return adam(groups, self.betas)
+        return self._adam(self.generators.parameters(), self.judges.parameters())
 
     def complete(self, batch: Mapping[str, Any], data: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
         """As many rows of the one as of the other: what a batch has less of is drawn from all the rows that have it,

@@ -27,15 +27,16 @@ from mmvae_fast.systems.adversarial import (
     normalize_spectrum,
     r1_penalty,
 )
-from mmvae_fast.systems.base import Sums, System, above_zero, adam, adam_betas, decay
+from mmvae_fast.systems.base import Sums
 from mmvae_fast.systems.networks import is_picture, make_features, make_generator
+from mmvae_fast.systems.two_rates import TwoRateSystem
 from mmvae_fast.training.data import split_mask
 
 PENALTIES = ("none", "gradient", "r1")
 _PREVIEW_SEED, _PREVIEW = 0, 10  # samples a class to look at
 
 
-class GAN(System):
+class GAN(TwoRateSystem):
     """Samples of one modality from noise, and from a class or another modality's embedding.
 
     The training data holds the modality and, of a conditional GAN, "label" (int64 [N], 0 to classes - 1) or "condition"
@@ -98,11 +99,7 @@ class GAN(System):
         self.spectral_norm = spectral_norm
         self.penalty_weight = number("penalty_weight", penalty_weight)
         self.discriminator_steps = positive("discriminator_steps", discriminator_steps)
-        self.lr_generator = above_zero("lr_generator", lr_generator)
-        self.lr_discriminator = above_zero("lr_discriminator", lr_discriminator)
-        self.betas = adam_betas(betas)
-        self.gradient_clip = None if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
-        self.ema = decay("ema", ema)
+        self._set_rates(lr_generator, lr_discriminator, betas, gradient_clip, ema)
         self.width = positive("width", width)
         self.network = one_of("network", network, ("auto", "conv", "mlp"))
         kind = network_kind(network, [modality.shape])
@@ -127,11 +124,7 @@ class GAN(System):
     # --- training -----------------------------------------------------------------------------------------------------
 
     def optimizer(self) -> torch.optim.Optimizer:
-        groups = [
-            {"params": list(self.generator.parameters()), "lr": self.lr_generator},
-            {"params": list(self.discriminator.parameters()), "lr": self.lr_discriminator},
-        ]
-        return adam(groups, self.betas)
+        return self._adam(self.generator.parameters(), self.discriminator.parameters())
 
     def step(self, batch: Mapping[str, Any], optimizer: torch.optim.Optimizer, seed: int) -> Sums:
         real, condition = self._real(batch)

@@ -19,7 +19,7 @@ from mmvae_fast.systems.base import System, read_config
 from mmvae_fast.systems.samples import is_drawn, write_samples
 from mmvae_fast.training import checkpoints
 from mmvae_fast.training.data import Collate, Data, Shuffle, TensorBatches, count_rows, fingerprint
-from mmvae_fast.training.fit import History, _kept
+from mmvae_fast.training.fit import History, check_run
 from mmvae_fast.training.numerics import flushed_denormals
 from mmvae_fast.training.seeding import derive, preserved_random_state, seed_all
 
@@ -262,16 +262,7 @@ def _start(
             checkpoints.start_over(out)
         return checkpoints.Progress(settings), {}
     state, tensors = found
-    differences = [
-        f"{name} was {state.settings.get(name)!r}, now {value!r}"
-        for name, value in {**dict.fromkeys(state.settings), **settings}.items()
-        if state.settings.get(name) != value
-    ]
-    if differences:
-        raise ValueError(
-            f"{out} holds a run with other settings: {'; '.join(differences)}. Use those, another folder, or "
-            "resume=False to start over"
-        )
+    checkpoints.check_settings(out, state, settings)
     return state, tensors
 
 
@@ -280,16 +271,10 @@ def _interruptible(state: checkpoints.Progress, out: Path | None) -> Iterator[No
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"training stopped in epoch {state.epoch + 1}: {_kept(out)}") from None
+        raise KeyboardInterrupt(f"training stopped in epoch {state.epoch + 1}: {checkpoints.kept(out)}") from None
 
 
 def _check(system: Any, epochs: Any, batch_size: Any, seed: Any, resume: Any) -> None:
     if not isinstance(system, System):
         raise TypeError(f"system is a {type(system).__name__}, expected a System; models train with training.fit")
-    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{what} is {value!r}, expected a positive integer")
-    if type(seed) is not int:
-        raise TypeError(f"seed is {seed!r}, expected an integer")
-    if resume not in (True, False, "auto"):
-        raise ValueError(f"resume is {resume!r}, expected True, False or 'auto'")
+    check_run(epochs, batch_size, seed, resume)

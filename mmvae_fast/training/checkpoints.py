@@ -145,6 +145,36 @@ def read(
     return None
 
 
+def check_settings(out: Path | None, state: Progress, settings: dict[str, Any]) -> None:
+    """Refuse to continue a run with other settings.
+
+    Raises:
+        ValueError: naming each, as it was and as it is.
+    """
+    differences = [
+        f"{name} was {state.settings.get(name)!r}, now {value!r}"
+        for name, value in {**dict.fromkeys(state.settings), **settings}.items()
+        if state.settings.get(name) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"{out} holds a run with other settings: {'; '.join(differences)}. Use those, another folder, or "
+            "resume=False to start over"
+        )
+
+
+def kept(out: Path | None) -> str:
+    """What a run that is stopped leaves, as a sentence."""
+    if out is None:
+        return "nothing was kept, as no folder was given"
+    last = out / LAST
+    if (out / STARTED_OVER).exists():
+        return f"nothing was kept, as no epoch was complete; {out} still holds the run before"
+    if last.exists():
+        return f"{last} holds the epoch before; the same call continues from there"
+    return "nothing was kept, as no epoch was complete"
+
+
 def _read_state(folder: Path) -> Progress:
     path = folder / STATE
     state = read_json(path)

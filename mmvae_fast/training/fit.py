@@ -189,16 +189,7 @@ def _start(
     for name in ("warmup_epochs", "first_stage_epochs"):
         if name in settings and settings[name] is None:
             settings[name] = state.settings.get(name)
-    differences = [
-        f"{name} was {state.settings.get(name)!r}, now {value!r}"
-        for name, value in {**dict.fromkeys(state.settings), **settings}.items()
-        if state.settings.get(name) != value
-    ]
-    if differences:
-        raise ValueError(
-            f"{out} holds a run with other settings: {'; '.join(differences)}. Use those, another folder, or "
-            "resume=False to start over"
-        )
+    checkpoints.check_settings(out, state, settings)
     return state, tensors
 
 
@@ -215,22 +206,11 @@ def _interruptible(state: checkpoints.Progress, out: Path | None) -> Iterator[No
         terminated = isinstance(stop, SIGTERMException)
         if not (terminated or any(isinstance(error, KeyboardInterrupt) for error in (stop, stop.__context__))):
             raise
-        message = f"training stopped in epoch {state.epoch + 1}: {_kept(out)}"
+        message = f"training stopped in epoch {state.epoch + 1}: {checkpoints.kept(out)}"
         raise (SIGTERMException(message) if terminated else KeyboardInterrupt(message)) from None
     finally:
         if main:
             signal.signal(signal.SIGINT, handler)
-
-
-def _kept(out: Path | None) -> str:
-    if out is None:
-        return "nothing was kept, as no folder was given"
-    last = out / checkpoints.LAST
-    if (out / checkpoints.STARTED_OVER).exists():
-        return f"nothing was kept, as no epoch was complete; {out} still holds the run before"
-    if last.exists():
-        return f"{last} holds the epoch before; the same call continues from there"
-    return "nothing was kept, as no epoch was complete"
 
 
 def _check(
@@ -238,16 +218,21 @@ def _check(
 ) -> None:
     if not isinstance(model, MultimodalVAE):
         raise TypeError(f"model is a {type(model).__name__}, expected a MultimodalVAE")
-    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{what} is {value!r}, expected a positive integer")
-    if type(seed) is not int:
-        raise TypeError(f"seed is {seed!r}, expected an integer")
+    check_run(epochs, batch_size, seed, resume)
     for what, value, or_none in (("lr", lr, ""), ("gradient_clip", gradient_clip, " or None")):
         if not (or_none and value is None) and not (_is_number(value) and value > 0):
             raise ValueError(f"{what} is {value!r}, expected a positive number{or_none}")
     if warmup_epochs is not None and not (_is_number(warmup_epochs) and warmup_epochs >= 0):
         raise ValueError(f"warmup_epochs is {warmup_epochs!r}, expected a number, 0 or more, or None")
+
+
+def check_run(epochs: Any, batch_size: Any, seed: Any, resume: Any) -> None:
+    """The arguments that every run has."""
+    for what, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{what} is {value!r}, expected a positive integer")
+    if type(seed) is not int:
+        raise TypeError(f"seed is {seed!r}, expected an integer")
     if resume not in (True, False, "auto"):
         raise ValueError(f"resume is {resume!r}, expected True, False or 'auto'")
 
