@@ -113,6 +113,16 @@ class Manifest:
         cells = self._values[self.label].to_pylist()
         return [None if is_missing(cell) else str(cell) for cell in cells]
 
+    def column(self, name: str) -> list[Any]:
+        """All cells of a column, whether or not it is a modality's.
+
+        Raises:
+            ManifestError: there is none.
+        """
+        if name not in self._values:
+            raise ManifestError(f"{self.path}: no column {name!r}{nearest(name, self._values)}")
+        return self._values[name].to_pylist()
+
     def where(self, row: int, name: str) -> str:
         """For a message: file, row (counted from 1) and column of a cell."""
         of = self.columns[name]
@@ -156,7 +166,9 @@ class Manifest:
         """Cells and what is wrong with them, a line each; the first ten and how many more."""
         faults = sorted(faults)
         lines = [f"{self.path}: {len(faults)} {'cell' if len(faults) == 1 else 'cells'} cannot be read"]
-        lines += [f"  row {f.row + 1}, {', '.join(self.columns[f.name])}: {f.problem}" for f in faults[:_SHOWN]]
+        lines += [
+            f"  row {f.row + 1}, {', '.join(self.columns.get(f.name, [f.name]))}: {f.problem}" for f in faults[:_SHOWN]
+        ]
         if len(faults) > _SHOWN:
             lines += [f" {_more(len(faults))}"]
         return "\n".join(lines)
@@ -164,7 +176,7 @@ class Manifest:
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """A cell that cannot be read: its row, counted from 0, its modality, and why."""
+    """A cell that cannot be read: its row, counted from 0, its modality (or the column of the label), and why."""
 
     row: int
     name: str

@@ -1,7 +1,7 @@
 """A run in a folder: trained from a configuration, and opened again to use the model on new files.
 
-Beside what ``training.fit`` writes (``best/``, ``last/``, ``history.json``) it holds ``readers.json``, what the readers
-learned, and ``run.yaml``, the configuration with absolute paths.
+Beside what ``training.fit`` or ``systems.fit`` writes (``best/``, ``last/``, ``history.json``, ``samples/``) it holds
+``readers.json``, what the readers learned, and ``run.yaml``, the configuration with absolute paths.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from mmvae_fast._files import write_atomic
 from mmvae_fast.data.config import RunConfig, read_config, write_config
-from mmvae_fast.data.dataset import ManifestDataset, check_cells, fit_readers
-from mmvae_fast.data.errors import CellError
-from mmvae_fast.data.manifest import Manifest
+from mmvae_fast.data.dataset import Labelled, ManifestDataset, check_cells, fit_readers
+from mmvae_fast.data.errors import CellError, ConfigError, ManifestError
+from mmvae_fast.data.manifest import Fault, Manifest, nearest
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models.checkpoint import read_json
+from mmvae_fast.systems import FusionClassifier, System
+from mmvae_fast.systems import fit as fit_system
 from mmvae_fast.training import fit
 from mmvae_fast.training.checkpoints import BEST, LAST
 from mmvae_fast.training.data import batches, split_mask
@@ -38,14 +41,22 @@ _HEADER = "# Written by mmvae-fast train: the configuration of this run, with ab
 
 @dataclass
 class Run:
-    """A trained model and what it takes to read for it."""
+    """A trained model or system and what it takes to read for it."""
 
     folder: Path
     config: RunConfig
-    model: MultimodalVAE
+    model: Any
+    """A MultimodalVAE or a System; see :attr:`vae`."""
     readers: dict[str, Reader]
     classes: list[str] = field(default_factory=list)
     """The labels there are, sorted; a class is its place in this list."""
+
+    @property
+    def vae(self) -> MultimodalVAE | None:
+        """The model, or that of a classifier which trains one beside its head; None of what has no latent space."""
+        if isinstance(self.model, FusionClassifier):
+            return self.model.model if self.model.generative_weight else None
+        return self.model if isinstance(self.model, MultimodalVAE) else None
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Run:
@@ -62,11 +73,13 @@ class Run:
         checkpoint = next((path for name in (BEST, LAST) if (path := folder / name).is_dir()), None)
         if checkpoint is None:
             raise ValueError(f"{folder}: has neither {BEST}/ nor {LAST}/: its first epoch was never complete")
-        model = MultimodalVAE.load(checkpoint).eval()
+        config = read_config(folder / CONFIG_FILE)
+        model: MultimodalVAE | System = (System if config.is_system else MultimodalVAE).load(checkpoint)
+        model.eval()
         read = {name: reader.modality().config() for name, reader in readers.items()}
         if read != {name: modality.config() for name, modality in model.modalities.items()}:
             raise ValueError(f"{folder / READERS_FILE} and {checkpoint} are of different runs; train again")
-        return cls(folder, read_config(folder / CONFIG_FILE), model, readers, description["classes"])
+        return cls(folder, config, model, readers, description["classes"])
 
     def dataset(self, manifest: str | os.PathLike | None = None, *, on_error: str | None = None) -> ManifestDataset:
         """A manifest as the model takes it; it may lack columns, and have others.
@@ -106,9 +119,7 @@ class Run:
 
     def label_ids(self, dataset: ManifestDataset) -> Tensor:
         """Each row's class, int64 [N]; -1 where it has none, or one that the training data did not."""
-        ids = {name: i for i, name in enumerate(self.classes)}
-        labels = dataset.manifest.labels()
-        return torch.tensor([ids.get(label, -1) if (label := labels[row]) is not None else -1 for row in dataset.rows])
+        return _label_ids(dataset, self.classes)
 
 
 def train(
@@ -122,7 +133,8 @@ def train(
     """Train what a configuration describes, or continue: the same call goes on where an interrupted one stopped.
 
     Args:
-        resume, progress, callbacks: of :func:`mmvae_fast.training.fit`.
+        resume, progress: of :func:`mmvae_fast.training.fit` and :func:`mmvae_fast.systems.fit`.
+        callbacks: of the former; a system takes none.
         report: is told at the end which files could not be read and counted as missing.
 
     Raises:
@@ -139,6 +151,7 @@ def train(
     columns = config.columns()
     options: dict[str, Any] = {"label": data.label, "ignore": data.ignore}
     manifest = Manifest(data.train, columns, **options)
+    classes = _classes(config, manifest)
     rows: list[int] | None = None
     held_out: ManifestDataset | None = None
     digests = {"train": manifest.digest()}
@@ -146,18 +159,20 @@ def train(
         rows, others = split_rows(len(manifest), float(data.validation), settings.seed)
     fit_readers(manifest, readers, rows=rows, on_error=data.on_error)
     if isinstance(data.validation, (int, float)):
-        held_out = ManifestDataset(manifest, readers, rows=others, on_error=data.on_error)
+        held_out = ManifestDataset(manifest, readers, rows=others, on_error=data.on_error, cache=data.cache)
     elif data.validation is not None:
         second = Manifest(data.validation, columns, **options)
         _check(second, readers)
+        if config.takes_labels:
+            _check_labels(config, second, classes)
         digests["validation"] = second.digest()
-        held_out = ManifestDataset(second, readers, on_error=data.on_error)
-    training = ManifestDataset(manifest, readers, rows=rows, on_error=data.on_error, augment=True)
-    model = config.make_model(readers)
+        held_out = ManifestDataset(second, readers, on_error=data.on_error, cache=data.cache)
+    training = ManifestDataset(manifest, readers, rows=rows, on_error=data.on_error, augment=True, cache=data.cache)
+    model = config.make_model(readers, classes)
     described = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        "classes": sorted({label for label in manifest.labels() if label is not None}),
+        "classes": classes,
         "data": digests,
         "readers": {name: reader.config() for name, reader in readers.items()},
     }
@@ -169,12 +184,9 @@ def train(
         write_atomic(out / CONFIG_FILE, _HEADER + write_config(config))
 
     datasets = [dataset for dataset in (training, held_out) if dataset is not None]
-    arguments = settings.model_dump()
     try:
         with _naming_cells(datasets):
-            # what fit refuses, it refuses before Lightning starts: until then the folder stays as it was
-            fit(model, training, validation=held_out, out=out, resume=resume, progress=progress,
-                callbacks=(_at_start(write), *callbacks), **arguments)  # fmt: skip
+            _fit(config, model, training, held_out, classes, write, callbacks, resume=resume, progress=progress)
     finally:
         if data.on_error == "missing":
             for dataset in datasets:
@@ -183,6 +195,84 @@ def train(
     if not ((out / READERS_FILE).exists() and (out / CONFIG_FILE).exists()):  # lost, and there was nothing to train
         write()
     return Run.load(out)
+
+
+def _fit(
+    config: RunConfig,
+    model: Any,
+    training: ManifestDataset,
+    held_out: ManifestDataset | None,
+    classes: Sequence[str],
+    write: Callable[[], None],
+    callbacks: tuple[Any, ...],
+    **how: Any,
+) -> None:
+    """Train a model or a system; ``write`` is called when nothing is left to refuse: until then the folder stays as it
+    was."""
+    arguments = {**config.as_json()["training"], **how, "out": config.out}
+    if not isinstance(model, System):
+        fit(model, training, validation=held_out, callbacks=(_at_start(write), *callbacks), **arguments)
+        return
+    if callbacks:
+        raise ValueError(f"callbacks are of training.fit, and a {config.model.name} trains with systems.fit: pass none")
+    model.to(_device(arguments.pop("accelerator")))
+    data: Dataset = training
+    validation: Dataset | None = held_out
+    if config.takes_labels:
+        data = Labelled(training, _label_ids(training, classes))
+        validation = None if held_out is None else Labelled(held_out, _label_ids(held_out, classes))
+    if not model.validated:
+        validation = None  # what was held out is for evaluation alone
+    fit_system(model, data, validation=validation, on_start=write, **arguments)
+
+
+def _device(accelerator: str) -> str:
+    """Where a system trains; models leave that to Lightning, whose words these are.
+
+    Raises:
+        ConfigError: another word, or no such device here.
+    """
+    devices = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "auto": "cuda" if torch.cuda.is_available() else "cpu"}
+    if accelerator not in devices:
+        raise ConfigError(f"training.accelerator: got {accelerator!r}, expected one of {', '.join(devices)}")
+    if devices[accelerator] == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"training.accelerator: {accelerator!r}, but torch finds no CUDA device")
+    return devices[accelerator]
+
+
+def _classes(config: RunConfig, manifest: Manifest) -> list[str]:
+    """The labels there are, sorted; checked if the training takes them.
+
+    Raises:
+        ManifestError: with the rows.
+    """
+    found = sorted({label for label in manifest.labels() if label is not None})
+    if config.takes_labels:
+        _check_labels(config, manifest, found)
+        if len(found) < 2:
+            raise ManifestError(f"{manifest.path}, {manifest.label}: holds the classes {found}, expected two or more")
+    return found
+
+
+def _check_labels(config: RunConfig, manifest: Manifest, classes: Sequence[str]) -> None:
+    """Refuse rows that a conditional GAN has no condition for, and classes that were not in the training data."""
+    assert manifest.label is not None
+    faults, gan = [], config.model.name == "GAN"
+    for row, label in enumerate(manifest.labels()):
+        if label is None and gan:
+            faults.append(Fault(row, manifest.label, "is empty, but each row of a conditional GAN needs its class"))
+        elif label is not None and label not in classes:
+            faults.append(
+                Fault(row, manifest.label, f"{label!r} is the class of no training row{nearest(label, classes)}")
+            )
+    manifest.refuse(faults)
+
+
+def _label_ids(dataset: ManifestDataset, classes: Sequence[str]) -> Tensor:
+    """Each row's class, int64 [N]; -1 where it has none, or one that is not among these."""
+    ids = {name: i for i, name in enumerate(classes)}
+    labels = dataset.manifest.labels()
+    return torch.tensor([ids.get(label, -1) if (label := labels[row]) is not None else -1 for row in dataset.rows])
 
 
 def _at_start(write: Callable[[], None]) -> Any:
@@ -266,7 +356,7 @@ def _check_same(out: Path, described: Mapping[str, Any], config: RunConfig) -> N
 def _fixed(config: RunConfig) -> dict[str, Any]:
     """What of a configuration must stay when a run goes on. Where files lie may change: what they hold is compared."""
     content = config.as_json()
-    data = {key: value for key, value in content["data"].items() if key not in ("train", "test")}
+    data = {key: value for key, value in content["data"].items() if key not in ("train", "test", "cache")}
     if isinstance(config.data.validation, Path):
         data["validation"] = "a manifest"
     training = {key: value for key, value in content["training"].items() if key not in _FREE}

@@ -369,7 +369,7 @@ class MultimodalVAE(nn.Module, ABC):
         modality = self.modalities[name]
         if not modality.autoregressive:
             return modality.predict(self._decode(name, z))
-        x = modality.generate(self.decoders[name], z.reshape(-1, z.shape[-1]))
+        x = modality.generate(self.decoders[name], z.reshape(-1, z.shape[-1]), **modality.sampling)
         return x.reshape(*z.shape[:-1], *modality.shape)
 
     def _decode(self, name: str, z: Tensor, x: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def fit(
     resume: bool | str = "auto",
     progress: bool = True,
     num_workers: int = 0,
+    on_start: Callable[[], None] | None = None,
 ) -> History:
     """Train a system in place.
 
@@ -56,6 +57,7 @@ def fit(
             run equals an uninterrupted one bit for bit; other data, settings or another system are an error.
         progress: a bar on a terminal, else a line an epoch.
         num_workers: processes that load a Dataset; tensors need none.
+        on_start: called once, when nothing is left to refuse and the first epoch is about to begin.
 
     Returns:
         one dict an epoch: "epoch", then the means over rows of what the system reports, and the same of the validation
@@ -90,6 +92,8 @@ def fit(
     modes = {part: part.training for part in system.modules()}
     try:
         with preserved_random_state(), flushed_denormals(), _interruptible(state, folder):
+            if on_start is not None:
+                on_start()
             while state.epoch < epochs:
                 _epoch(system, optimizer, state, data, validation, num_workers, epochs if progress else None)
                 if folder is not None:
