@@ -75,7 +75,7 @@ def classify(
         found: dict[str, Any] = {"row": list(range(1, len(p) + 1))}
         found |= copied
         found["class"] = [classifier.classes[i] for i in p.argmax(-1).tolist()]
-        found |= {f"p_{name}": p[:, i].double().numpy(force=True) for i, name in enumerate(classifier.classes)}
+        found |= {f"p_{name}": p[:, i].numpy(force=True) for i, name in enumerate(classifier.classes)}
         print(write_columns(out, found))
 
 
