@@ -22,7 +22,7 @@ PHRASES = (
     "dial {} and listen to the tone",
 )
 _SEED = 0
-_TEXTS, _TEST_TEXTS = 2500, 200
+_WORDS, _TEST_TEXTS = 600, 100  # a small language, learned in a minute
 
 
 def write_digits(
@@ -73,9 +73,9 @@ def write_sentences(folder: Path, rows: int | None = None) -> None:
     """``manifest.csv`` and ``test.csv`` of other sentences: a column, sentence."""
     from mmvae_fast.presets.sentences import sentences
 
-    found = sentences()
+    found = sentences(frequent=_WORDS)
     order = np.random.default_rng(_SEED).permutation(len(found)).tolist()
-    test, train = order[:_TEST_TEXTS], order[_TEST_TEXTS : _TEST_TEXTS + _TEXTS]
+    test, train = order[:_TEST_TEXTS], order[_TEST_TEXTS:]
     for name, chosen in (("manifest.csv", train[:rows]), ("test.csv", test[:rows])):
         _write(folder / name, ["sentence"], [{"sentence": found[i]} for i in chosen])
 

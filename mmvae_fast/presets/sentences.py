@@ -13,7 +13,6 @@ import torch
 
 DOCSTRING = re.compile(r'"""(.*?)"""', re.DOTALL)
 SENTENCE = re.compile(r"[A-Z][A-Za-z]*((, |[ '-])[A-Za-z]+)+\.")
-FREQUENT = 1500
 
 
 def docstrings(folder: Path) -> Iterator[str]:
@@ -28,8 +27,8 @@ def words(text: str) -> list[str]:
     return re.findall(r"[A-Za-z'-]+", text.lower())
 
 
-def sentences() -> list[str]:
-    """All sentences of 3 to 8 plain words, each once, of the 1500 words that most of them have; sorted. They differ a
+def sentences(frequent: int = 1500) -> list[str]:
+    """All sentences of 3 to 8 plain words, each once, of so many words that most of them have; sorted. They differ a
     little from version to version of those packages."""
     found: set[str] = set()
     for folder in (sysconfig.get_path("stdlib"), *np.__path__, *torch.__path__):
@@ -38,5 +37,5 @@ def sentences() -> list[str]:
                 parts = re.split(r"(?<=[.])\s+", " ".join(paragraph.split()))
                 found.update(part for part in parts if SENTENCE.fullmatch(part) and 3 <= len(part.split()) <= 8)
     count = Counter(word for sentence in found for word in set(words(sentence)))
-    frequent = {word for word, _ in sorted(count.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]}
-    return sorted(sentence for sentence in found if frequent.issuperset(words(sentence)))
+    known = {word for word, _ in sorted(count.items(), key=lambda item: (-item[1], item[0]))[:frequent]}
+    return sorted(sentence for sentence in found if known.issuperset(words(sentence)))
