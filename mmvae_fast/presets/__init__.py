@@ -21,9 +21,9 @@ def text(name: str) -> str:
     Raises:
         ValueError: no such preset.
     """
-    from mmvae_fast.data.manifest import nearest
-
     if name not in NAMES:
+        from mmvae_fast.data.manifest import nearest
+
         raise ValueError(f"no preset {name!r}{nearest(name, NAMES)}")
     return (resources.files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
 
