@@ -51,7 +51,8 @@ class DataConfig(_Strict):
     ignore: list[StrictStr] | Literal["all"] = []
     """Columns that are no modality's; "all" for whatever is left."""
     cache: StrictBool = False
-    """Keep in memory what was read of the files, before augmentation; for data that fits."""
+    """Keep in memory what was read, before augmentation; for data that fits. A worker process forgets it after an
+    epoch, so this goes with ``num_workers: 0``."""
 
     @model_validator(mode="after")
     def _share(self) -> DataConfig:
