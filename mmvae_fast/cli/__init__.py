@@ -3,11 +3,11 @@
 
 from mmvae_fast.cli.app import INTERRUPTED, app
 
-from mmvae_fast.cli import demo, doctor, train, evaluate, translate, sample, embed  # isort: skip - registers, in order
+from mmvae_fast.cli import demo, doctor, train, evaluate, translate, sample, embed, align  # isort: skip - registers, in order
 
 __all__ = ["INTERRUPTED", "app", "main"]
 
-_COMMANDS = (demo, doctor, train, evaluate, translate, sample, embed)
+_COMMANDS = (demo, doctor, train, evaluate, translate, sample, embed, align)
 
 
 def main() -> None:
