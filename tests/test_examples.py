@@ -134,3 +134,18 @@ def test_an_image_is_put_into_words(capsys):
     assert figures["text names the image's digit"] >= 0.9
     assert figures["text names one digit"] >= 0.99
     assert figures["image shows the caption's digit"] >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "pairs").is_dir(), reason="no real data in ../shared/data")
+def test_three_feature_spaces_are_fused(tmp_path, capsys):
+    """With a part of the rows: what one modality says is found in the others, and all together say more than any."""
+    for module in ("librosa", "soundfile", "lightning", "nltk", "sklearn", "matplotlib"):
+        pytest.importorskip(module)
+    picture = tmp_path / "fusion.png"
+    arguments = ["--data", str(REAL), "--rows", "3000", "--test-rows", "500", "--out", str(picture)]
+    figures = load("fusion").main(arguments)
+    assert min(share for pair, share in figures.items() if "->" in pair) > 0.7
+    assert figures["all three"] > max(figures[name] for name in ("patches", "words", "speech"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "30 epochs in" in capsys.readouterr().out
