@@ -149,3 +149,17 @@ def test_three_feature_spaces_are_fused(tmp_path, capsys):
     assert figures["all three"] > max(figures[name] for name in ("patches", "words", "speech"))
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "30 epochs in" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "pendigits").is_dir(), reason="no real data in ../shared/data")
+def test_files_go_round(tmp_path, capsys):
+    """Two of the kinds, by the command line: what came back as files is what went in, nearly."""
+    for module in ("typer", "yaml", "pyarrow", "pydantic", "PIL", "sklearn", "matplotlib", "lightning"):
+        pytest.importorskip(module)
+    arguments = ["--only", "table", "--only", "pen", "--data", str(REAL), "--out", str(tmp_path / "all")]
+    figures = load("round_trips").main([*arguments, "--pictures", str(tmp_path / "pictures")])
+    assert figures["table"]["share of variance kept"] > 0.85
+    assert figures["pen"]["digit right, written files read again"] > 0.85
+    assert len(list((tmp_path / "all/pen/back/pen").glob("*.csv"))) == 100
+    assert (tmp_path / "pictures" / "round_trip_pen.png").stat().st_size < 60_000
