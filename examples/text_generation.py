@@ -7,9 +7,10 @@ Shows what such a model does with sentences it never saw: reconstructs them from
 and makes new ones. Of captions, which all name one digit, it prints how many generated ones do.
 
 The sentences are those of 3 to 8 plain, frequent words in the docstrings of Python's standard library, NumPy and
-PyTorch as they are installed, so figures differ a little from version to version. 3500 of them are few: what is new in
-a held-out sentence is written as something similar ("Delegate an info call to the underlying logger." came back as
-"Delegate an exception call to the underlying logger."), and not every generated sentence makes sense.
+PyTorch as they are installed, so figures differ a little from version to version. 3500 of them are few: of 195 held-out
+ones, 2 % came back as they were, and 41 % of their words. What is new in a sentence is written as something similar
+("Complex tensors are supported." came back as "Complex inputs are supported."), words of rare pieces are misspelled,
+and few generated sentences make sense. With --captions, texts of few patterns, nearly all are right.
 """
 
 from __future__ import annotations

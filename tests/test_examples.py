@@ -134,3 +134,32 @@ def test_an_image_is_put_into_words(capsys):
     assert figures["text names the image's digit"] >= 0.9
     assert figures["text names one digit"] >= 0.99
     assert figures["image shows the caption's digit"] >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "pairs").is_dir(), reason="no real data in ../shared/data")
+def test_three_feature_spaces_are_fused(tmp_path, capsys):
+    """With a part of the rows: what one modality says is found in the others, and all together say more than any."""
+    for module in ("librosa", "soundfile", "lightning", "nltk", "sklearn", "matplotlib"):
+        pytest.importorskip(module)
+    picture = tmp_path / "fusion.png"
+    arguments = ["--data", str(REAL), "--rows", "3000", "--test-rows", "500", "--out", str(picture)]
+    figures = load("fusion").main(arguments)
+    assert min(share for pair, share in figures.items() if "->" in pair) > 0.7
+    assert figures["all three"] > max(figures[name] for name in ("patches", "words", "speech"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "30 epochs in" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "pendigits").is_dir(), reason="no real data in ../shared/data")
+def test_files_go_round(tmp_path, capsys):
+    """Two of the kinds, by the command line: what came back as files is what went in, nearly."""
+    for module in ("typer", "yaml", "pyarrow", "pydantic", "PIL", "sklearn", "matplotlib", "lightning"):
+        pytest.importorskip(module)
+    arguments = ["--only", "table", "--only", "pen", "--data", str(REAL), "--out", str(tmp_path / "all")]
+    figures = load("round_trips").main([*arguments, "--pictures", str(tmp_path / "pictures")])
+    assert figures["table"]["share of variance kept"] > 0.85
+    assert figures["pen"]["digit right, written files read again"] > 0.85
+    assert len(list((tmp_path / "all/pen/back/pen").glob("*.csv"))) == 100
+    assert (tmp_path / "pictures" / "round_trip_pen.png").stat().st_size < 60_000

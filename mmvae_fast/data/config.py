@@ -128,7 +128,20 @@ class RunConfig(_Strict):
 
     def columns(self) -> dict[str, str | list[str]]:
         """Of each modality: one of its own name, unless told."""
-        return {name: m.columns or m.column or name for name, m in self.modalities.items()}
+        return {name: self._columns(name) for name in self.modalities}
+
+    def _columns(self, name: str) -> str | list[str]:
+        modality = self.modalities[name]
+        other = modality.options.get("align_to")
+        if other is None:
+            return modality.columns or modality.column or name
+        where = f"modalities.{name}.align_to"
+        if modality.columns is not None:
+            raise ConfigError(f"{where}: is {other!r} where there are columns already, expected one column")
+        others = {n: m for n, m in self.modalities.items() if n != name and m.columns is None}
+        if other not in others:
+            raise ConfigError(f"{where}: no other modality {other!r} of one column{nearest(str(other), others)}")
+        return [modality.column or name, others[other].column or other]
 
     def readers(self) -> dict[str, Reader]:
         """New readers, not fitted.
@@ -148,6 +161,9 @@ class RunConfig(_Strict):
                 readers[name] = cls(**modality.options)
             except (ValueError, TypeError) as error:
                 raise ConfigError(f"{where}: {error}") from error
+            count, of = readers[name].n_columns, self._columns(name)
+            if count is not None and (isinstance(of, str) or len(of) != count):
+                raise ConfigError(f"{where}: a {modality.kind} is made of {count} columns, expected columns: [.., ..]")
         return readers
 
     def model_class(self) -> Any:
@@ -306,10 +322,11 @@ def known_options(cls: type[Reader]) -> set[str]:
 
     names = _parameters(cls)
     takes_more = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
-    if takes_more and cls.kind in MODALITIES:
+    kind = cls.modality_kind or cls.kind
+    if takes_more and kind in MODALITIES:
         # what a reader sets itself, and what no YAML can hold
         learned = {"shape", "n", "channels", "vocabulary", "tokenizer"}
-        names |= _parameters(MODALITIES[cls.kind]) - learned - {"encoder", "decoder"}
+        names |= _parameters(MODALITIES[kind]) - learned - {"encoder", "decoder"}
     return names
 
 

@@ -95,7 +95,10 @@ class Run:
         path = manifest or data.test or (validation if isinstance(validation, Path) else None)
         if path is None and validation is None:
             raise ValueError(f"{self.folder}: no data were held out of training; name a manifest to use")
-        opened = Manifest(path or data.train, self.config.columns(), label=data.label, ignore="all", partial=True)
+        opened = Manifest(
+            path or data.train, self.config.columns(), label=data.label, ignore="all", partial=True,
+            joined=_joined(self.readers),
+        )  # fmt: skip
         rows = None
         if path is None:
             rows = split_rows(len(opened), float(validation), self.config.training.seed)[1]  # type: ignore[arg-type]
@@ -149,7 +152,7 @@ def train(
     out = config.out
     _check_out(out)
     columns = config.columns()
-    options: dict[str, Any] = {"label": data.label, "ignore": data.ignore}
+    options: dict[str, Any] = {"label": data.label, "ignore": data.ignore, "joined": _joined(readers)}
     manifest = Manifest(data.train, columns, **options)
     classes = _classes(config, manifest)
     rows: list[int] | None = None
@@ -305,6 +308,10 @@ def split_rows(rows: int, share: float, seed: int) -> tuple[list[int], list[int]
     count = min(max(1, round(share * rows)), rows - 1)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(derive(seed, "validation rows"))).tolist()
     return sorted(order[count:]), sorted(order[:count])
+
+
+def _joined(readers: Mapping[str, Reader]) -> list[str]:
+    return [name for name, reader in readers.items() if reader.n_columns is not None]
 
 
 def _check(manifest: Manifest, readers: Mapping[str, Reader]) -> None:
