@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from mmvae_fast.training.data import Data, Shuffle, batches, count_rows, fingerp
 from mmvae_fast.training.numerics import flushed_denormals
 from mmvae_fast.training.quiet import quiet_lightning
 from mmvae_fast.training.seeding import preserved_random_state
+from mmvae_fast.training.stopping import saying_what_is_kept
 
 History = list[dict[str, float]]
 
@@ -131,7 +129,7 @@ def fit(
     )
     device, modes = model.device, {part: part.training for part in model.modules()}
     try:
-        with quiet_lightning(), preserved_random_state(), flushed_denormals(), _interruptible(state, folder):
+        with quiet_lightning(), preserved_random_state(), flushed_denormals(), saying_what_is_kept(state, folder):
             trainer = _trainer(epochs - state.epoch, progress, accelerator, gradient_clip, callbacks)
             if not model.training:
                 model.train()
@@ -148,38 +146,35 @@ def _trainer(
     epochs: int, progress: bool, accelerator: str, gradient_clip: float | None, callbacks: Sequence[Any]
 ) -> Any:
     from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from mmvae_fast.training.progress import Bar, progress_callback
 
     shown = [progress_callback()] if progress else []
-    return Trainer(
-        max_epochs=epochs,
-        accelerator=accelerator,
-        devices=1,
-        gradient_clip_val=gradient_clip,
-        callbacks=[*callbacks, *shown],
-        enable_progress_bar=any(isinstance(callback, Bar) for callback in shown),  # else Lightning adds its own
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    try:
+        return Trainer(
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=1,
+            gradient_clip_val=gradient_clip,
+            callbacks=[*callbacks, *shown],
+            enable_progress_bar=any(isinstance(callback, Bar) for callback in shown),  # else Lightning adds its own
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except MisconfigurationException as error:  # no ValueError, though what came is wrong
+        raise ValueError(f"accelerator is {accelerator!r}: {error}") from error
 
 
 def _start(
     model: MultimodalVAE, out: Path | None, resume: bool | str, settings: dict[str, Any], epochs: int
 ) -> tuple[checkpoints.Progress, dict[str, Any]]:
     """Where the run stands: the checkpoint in ``out`` (loaded into the model), or the beginning."""
-    if out is not None:
-        model.config()  # what cannot be described raises now, not after an epoch
-        checkpoints.check_out(out)
-    found = checkpoints.read(out, model) if out is not None and resume else None
+    found = checkpoints.begin(out, model, resume)
     if found is None:
-        if resume is True:
-            raise ValueError(f"resume is True, but there is no checkpoint in {out}")
-        if out is not None:
-            checkpoints.start_over(out)
         if "first_stage_epochs" in settings and settings["first_stage_epochs"] is None:
             settings["first_stage_epochs"] = epochs // 2
         if settings["warmup_epochs"] is None:
@@ -191,26 +186,6 @@ def _start(
             settings[name] = state.settings.get(name)
     checkpoints.check_settings(out, state, settings)
     return state, tensors
-
-
-@contextmanager
-def _interruptible(state: checkpoints.Progress, out: Path | None) -> Iterator[None]:
-    """Ctrl-C and SIGTERM say what is kept. Lightning answers the first with exit(1) and disables it: undo that."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if main else None
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        terminated = isinstance(stop, SIGTERMException)
-        if not (terminated or any(isinstance(error, KeyboardInterrupt) for error in (stop, stop.__context__))):
-            raise
-        message = f"training stopped in epoch {state.epoch + 1}: {checkpoints.kept(out)}"
-        raise (SIGTERMException(message) if terminated else KeyboardInterrupt(message)) from None
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
 
 
 def _check(
