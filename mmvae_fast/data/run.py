@@ -28,7 +28,7 @@ from mmvae_fast.modalities import MODALITIES
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models.checkpoint import read_json
 from mmvae_fast.training import fit
-from mmvae_fast.training.checkpoints import BEST, LAST, STARTED_OVER
+from mmvae_fast.training.checkpoints import BEST, LAST, STARTED_OVER, short
 from mmvae_fast.training.data import batches, split_mask
 from mmvae_fast.training.seeding import derive
 
@@ -339,12 +339,7 @@ def _changes(before: Any, now: Any, where: str = "") -> list[str]:
         if not lines and list(before) != list(now) and where in ("modalities", "readers"):
             lines.append(f"{where} were in the order {list(before)}, now {list(now)}")
         return lines
-    return [] if before == now else [f"{where} was {_short(before)}, now {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return [] if before == now else [f"{where} was {short(before)}, now {short(now)}"]
 
 
 def _read_readers(folder: Path) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def _from_file(path: Path) -> np.ndarray:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file ({error})") from error
     rows = [line.split("\t" if suffix == ".tsv" else ",") for line in lines]
-    if rows and not any(_is_number(part) for part in rows[0]):
+    if rows and not any(_reads_as_number(part) for part in rows[0]):
         rows = rows[1:]  # a header
     if not rows:
         raise ValueError(f"{path}: holds no rows of numbers")
@@ -178,7 +178,7 @@ def _from_file(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _is_number(text: str) -> bool:
+def _reads_as_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:

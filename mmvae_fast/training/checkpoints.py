@@ -226,10 +226,11 @@ def _differences(found: Any, expected: Any, where: str = "") -> list[str]:
         if not lines and list(found) != list(expected):
             lines.append(f"{where or 'config'} is in the order {list(found)}, expected {list(expected)}")
         return lines
-    return [] if found == expected else [f"{where} is {_short(found)}, expected {_short(expected)}"]
+    return [] if found == expected else [f"{where} is {short(found)}, expected {short(expected)}"]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """As a message shows it."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

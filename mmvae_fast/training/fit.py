@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmvae_fast._checks import is_number
 from mmvae_fast._lazy import require
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.training import checkpoints
@@ -195,9 +196,9 @@ def _check(
         raise TypeError(f"model is a {type(model).__name__}, expected a MultimodalVAE")
     check_run(epochs, batch_size, seed, resume)
     for what, value, or_none in (("lr", lr, ""), ("gradient_clip", gradient_clip, " or None")):
-        if not (or_none and value is None) and not (_is_number(value) and value > 0):
+        if not (or_none and value is None) and not (is_number(value) and value > 0):
             raise ValueError(f"{what} is {value!r}, expected a positive number{or_none}")
-    if warmup_epochs is not None and not (_is_number(warmup_epochs) and warmup_epochs >= 0):
+    if warmup_epochs is not None and not (is_number(warmup_epochs) and warmup_epochs >= 0):
         raise ValueError(f"warmup_epochs is {warmup_epochs!r}, expected a number, 0 or more, or None")
 
 
@@ -219,7 +220,3 @@ def _check_stages(model: MultimodalVAE, epochs: int, first_stage_epochs: Any) ->
         raise ValueError(f"first_stage_epochs is {first_stage_epochs!r}, but a {type(model).__name__} has one stage")
     if type(first_stage_epochs) is not int or not 0 <= first_stage_epochs <= epochs:
         raise ValueError(f"first_stage_epochs is {first_stage_epochs!r}, expected 0 to {epochs}, the number of epochs")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
