@@ -109,14 +109,19 @@ def test_spoken_digits(tmp_path):
     "name, arguments, holds",
     [
         ("autoencoder", ["--epochs", "4"], lambda r: max(r["Autoencoder"], r["VAE"]) < r["PCA"]),
-        ("gan", ["--rows", "20000", "--epochs", "4"], lambda r: r["intended digit"] > 0.7),
-        ("cyclegan", ["--epochs", "15"], lambda r: min(r["image->speech"], r["speech->image"]) > 0.7),
+        ("gan", [], lambda r: r["intended digit"] >= 0.95 and r["worst digit"] >= 0.9),
+        ("cyclegan", [], lambda r: min(r["image->speech"], r["speech->image"]) >= 0.9),
         ("classifier", [], lambda r: r["both branches"] - 0.05 < r["both, half missing"] < r["both branches"]),
         ("classifier", [], lambda r: r["both branches"] > max(r["image branch alone"], r["speech branch alone"])),
+        (
+            "classifier",
+            ["--unlabelled", "0.9", "--epochs", "10"],
+            lambda r: r["both branches"] >= 0.98 and r["both, half missing"] >= 0.92,
+        ),
     ],
 )
 def test_systems(name, arguments, holds):
-    """Of the systems on real digits, with less training than by default."""
+    """Of the systems on real digits, as docs/systems.md has the figures."""
     pytest.importorskip("librosa")
     pytest.importorskip("lightning")
     result = load(name).main(["--data", str(REAL), *arguments])

@@ -31,7 +31,7 @@ def embed(
         from mmvae_fast.cli.progress import track
         from mmvae_fast.data.dataset import ON_ERROR
         from mmvae_fast.data.errors import ConfigError
-        from mmvae_fast.data.export import TABLES, write_table
+        from mmvae_fast.data.export import TABLES, write_latents
         from mmvae_fast.systems import FusionClassifier
 
         if out.suffix.lower() not in TABLES:
@@ -47,5 +47,5 @@ def embed(
             z = torch.cat([found if isinstance(found, torch.Tensor) else found.mu for found in latents])
         if text := dataset.report():
             print(f"{text}\nThey counted as missing.", file=sys.stderr)
-        write_table(out, z.numpy(force=True))
+        write_latents(out, z.numpy(force=True))
         print(out)

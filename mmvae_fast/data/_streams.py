@@ -174,7 +174,7 @@ def read_table(path: Path) -> Table:
         separator = None  # whitespace, as much as there is
     rows = [line.split(separator) for line in lines]
     names = None
-    if rows and not any(map(_is_number, rows[0])):
+    if rows and not any(map(_reads_as_number, rows[0])):
         names, rows = [name.strip() for name in rows[0]], rows[1:]
     if not rows:
         raise ValueError(f"{path}: holds no rows of numbers")
@@ -227,7 +227,7 @@ def _with_rate(cell: Any) -> tuple[np.ndarray, float | None]:
     return series(cell), None
 
 
-def _is_number(text: str) -> bool:
+def _reads_as_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:

@@ -69,7 +69,7 @@ def as_line(shown: Any) -> str | None:
     return None
 
 
-def write_table(path: str | os.PathLike, z: np.ndarray) -> Path:
+def write_latents(path: str | os.PathLike, z: np.ndarray) -> Path:
     """Latents [N, D] as columns z_0, z_1, ... of a .parquet or .csv file, or as a .npy array.
 
     Raises:

@@ -6,6 +6,7 @@ Beside what ``training.fit`` or ``systems.fit`` writes (``best/``, ``last/``, ``
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,13 +24,14 @@ from mmvae_fast.data.config import RunConfig, read_config, write_config
 from mmvae_fast.data.dataset import Labelled, ManifestDataset, check_cells, fit_readers
 from mmvae_fast.data.errors import CellError, ConfigError, ManifestError
 from mmvae_fast.data.manifest import Fault, Manifest, nearest
-from mmvae_fast.data.reader import Reader
+from mmvae_fast.data.reader import Reader, kinds, reader_class
+from mmvae_fast.modalities import MODALITIES
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models.checkpoint import read_json
 from mmvae_fast.systems import FusionClassifier, System
 from mmvae_fast.systems import fit as fit_system
 from mmvae_fast.training import fit
-from mmvae_fast.training.checkpoints import BEST, LAST
+from mmvae_fast.training.checkpoints import BEST, LAST, STARTED_OVER, short
 from mmvae_fast.training.data import batches, split_mask
 from mmvae_fast.training.seeding import derive
 
@@ -68,12 +70,13 @@ class Run:
         folder = Path(folder)
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder, expected one that mmvae-fast train wrote")
-        description = _read_readers(folder)
-        readers = {name: Reader.from_config(config) for name, config in description["readers"].items()}
         checkpoint = next((path for name in (BEST, LAST) if (path := folder / name).is_dir()), None)
+        at = _described_at(folder)
+        description = _read_readers(at)
+        readers = {name: Reader.from_config(config) for name, config in description["readers"].items()}
         if checkpoint is None:
             raise ValueError(f"{folder}: has neither {BEST}/ nor {LAST}/: its first epoch was never complete")
-        config = read_config(folder / CONFIG_FILE)
+        config = read_config(at / CONFIG_FILE)
         model: MultimodalVAE | System = (System if config.is_system else MultimodalVAE).load(checkpoint)
         model.eval()
         read = {name: reader.modality().config() for name, reader in readers.items()}
@@ -183,6 +186,7 @@ def train(
         _check_same(out, described, config)
 
     def write() -> None:
+        _keep_descriptions(out)
         write_atomic(out / READERS_FILE, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
         write_atomic(out / CONFIG_FILE, _HEADER + write_config(config))
 
@@ -332,6 +336,22 @@ def _check_out(out: Path) -> None:
         _read_readers(out)
 
 
+def _keep_descriptions(out: Path) -> None:
+    """Of checkpoints that this run set out to replace: until its first epoch is complete they are a run to be used, and
+    go with what was learned for them."""
+    if not (out / STARTED_OVER).exists() or not (out / READERS_FILE).exists():
+        return
+    for checkpoint in (out / LAST, out / BEST):
+        if checkpoint.is_dir() and not (checkpoint / READERS_FILE).exists():
+            for name in (CONFIG_FILE, READERS_FILE):
+                write_atomic(checkpoint / name, (out / name).read_bytes())
+
+
+def _described_at(out: Path) -> Path:
+    """Where the description of a run's checkpoints is: beside them, unless they had to keep their own."""
+    return next((path for name in (BEST, LAST) if (path := out / name).joinpath(READERS_FILE).exists()), out)
+
+
 def _check_same(out: Path, described: Mapping[str, Any], config: RunConfig) -> None:
     """Refuse to go on with a run of other data or another configuration; whatever training does not see may change.
 
@@ -341,18 +361,19 @@ def _check_same(out: Path, described: Mapping[str, Any], config: RunConfig) -> N
     if not (out / READERS_FILE).exists() or not any((out / name).exists() for name in (LAST, BEST)):
         return
     otherwise = "choose another out, or start over (--start-over)"
-    earlier = _read_readers(out)
+    at = _described_at(out)
+    earlier = _read_readers(at)
     for what, digest in described["data"].items():
         if earlier.get("data", {}).get(what) != digest:
             raise ValueError(
                 f"{out} holds a run on other {what} data: the manifest was changed since. Bring it back, {otherwise}"
             )
     changes: list[str] = []
-    if (out / CONFIG_FILE).exists():
-        changes = _changes(_fixed(read_config(out / CONFIG_FILE)), _fixed(config))
+    if (at / CONFIG_FILE).exists():
+        changes = _changes(_fixed(read_config(at / CONFIG_FILE)), _fixed(config))
     if changes:
         raise ValueError(f"{out} holds a run of another configuration: {'; '.join(changes)}. Use that, {otherwise}")
-    changes = _changes(earlier, json.loads(json.dumps(described)))
+    changes = _changes(_complete(earlier), _complete(json.loads(json.dumps(described))))
     if changes:
         raise ValueError(
             f"{out} holds a run whose readers learned otherwise, so files were changed: {'; '.join(changes[:3])}. "
@@ -361,13 +382,49 @@ def _check_same(out: Path, described: Mapping[str, Any], config: RunConfig) -> N
 
 
 def _fixed(config: RunConfig) -> dict[str, Any]:
-    """What of a configuration must stay when a run goes on. Where files lie may change: what they hold is compared."""
+    """What of a configuration must stay when a run goes on, with the defaults that it leaves out. Where files lie may
+    change: what they hold is compared."""
     content = config.as_json()
+    for name, column in config.columns().items():
+        modality = content["modalities"][name]
+        modality = {key: value for key, value in modality.items() if key not in ("column", "columns")}
+        content["modalities"][name] = {**_of_kind(modality["kind"]), **modality, "column": column}
+    content["model"] = {**_defaults(*_model_class(config)), **content["model"]}
     data = {key: value for key, value in content["data"].items() if key not in ("train", "test", "cache")}
     if isinstance(config.data.validation, Path):
         data["validation"] = "a manifest"
     training = {key: value for key, value in content["training"].items() if key not in _FREE}
     return {"data": data, "modalities": content["modalities"], "model": content["model"], "training": training}
+
+
+def _complete(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``readers.json`` with the defaults that its readers' options leave out."""
+    readers = {name: {**_of_kind(reader.get("kind")), **reader} for name, reader in described["readers"].items()}
+    return {**described, "readers": readers}
+
+
+def _of_kind(kind: Any) -> dict[str, Any]:
+    """The defaults of a kind's options: the reader's, and those of the modality that it passes the rest on to."""
+    classes: list[type] = [reader_class(kind)] if kind in kinds() else []
+    return _defaults(*classes, *([MODALITIES[kind]] if kind in MODALITIES else []))
+
+
+def _model_class(config: RunConfig) -> list[type]:
+    """None, if another version of the package had it."""
+    try:
+        return [config.model_class()]
+    except ConfigError:
+        return []
+
+
+def _defaults(*classes: type) -> dict[str, Any]:
+    """What constructors take for the arguments that are left out, as JSON; the first class that has one decides."""
+    found: dict[str, Any] = {}
+    for cls in (parent for given in classes for parent in given.__mro__ if "__init__" in parent.__dict__):
+        for parameter in inspect.signature(cls.__init__).parameters.values():  # type: ignore[misc]
+            if parameter.default is not parameter.empty:
+                found.setdefault(parameter.name, parameter.default)
+    return json.loads(json.dumps(found, default=repr))
 
 
 def _changes(before: Any, now: Any, where: str = "") -> list[str]:
@@ -379,12 +436,7 @@ def _changes(before: Any, now: Any, where: str = "") -> list[str]:
         if not lines and list(before) != list(now) and where in ("modalities", "readers"):
             lines.append(f"{where} were in the order {list(before)}, now {list(now)}")
         return lines
-    return [] if before == now else [f"{where} was {_short(before)}, now {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return [] if before == now else [f"{where} was {short(before)}, now {short(now)}"]
 
 
 def _read_readers(folder: Path) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def inception_features(weights: str | os.PathLike, size: int = 2048, *, batch_si
     try:
         metric = fid.FrechetInceptionDistance(feature=size, feature_extractor_weights_path=str(path))
     except ModuleNotFoundError as error:
-        raise ImportError("inception_features needs torch-fidelity: pip install torch-fidelity") from error
+        raise ImportError("inception_features needs torch-fidelity: pip install 'mmvae_fast[inception]'") from error
 
     @torch.no_grad()
     def compute(x: Tensor) -> np.ndarray:
