@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmvae_fast.data.scores import score
+from mmvae_fast.evaluate import score
 from mmvae_fast.modalities import Text, Vector
 from mmvae_fast.models import MMVAE, MoPoE
 
