@@ -52,7 +52,7 @@ def evaluate(
         manifest = str(dataset.manifest.path)
         plain = isinstance(model, MultimodalVAE)
         if samples and not (plain and model.generative):
-            raise ValueError(f"--samples is {samples}, but a {type(model).__name__} has no density: leave it out")
+            raise ValueError(f"--samples is {samples}, but {type(model).__name__} has no density: leave it out")
         if plain:
             found = {"data": manifest, **_score(opened, dataset, samples, batch_size, workers, seed)}
             print(json.dumps(found, indent=1) if as_json else _as_text(found))

@@ -95,7 +95,8 @@ def _known(probabilities: Tensor | np.ndarray, labels: Any) -> tuple[Tensor, Ten
     known = truth >= 0
     if not known.any():
         raise ValueError("labels holds no class, expected some that are not -1")
-    return p[known], truth[known].long()
+    p = p[known]
+    return p / p.sum(1, keepdim=True), truth[known].long()  # single precision may be a little off
 
 
 def hide_half(mask: Tensor, *, seed: int = 0) -> Tensor:
