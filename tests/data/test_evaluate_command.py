@@ -25,6 +25,7 @@ def call(*args):
 @pytest.fixture
 def holding(digits, edit, monkeypatch):
     """A run, and a way to put another model or system in it that reads the same."""
+
     def make(build, only_image=False):
         if only_image:
             edit(digits / "config.yaml", "  text: {kind: text, column: caption, hidden: [16], embedding_dim: 4}\n", "")
