@@ -40,11 +40,14 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int, default=20_000, help="training images")
     parser.add_argument("--epochs", type=int, default=12, help="of the VAE")
-    parser.add_argument("--gan-epochs", type=int, default=8)
+    parser.add_argument("--gan-epochs", type=int, default=6)
     parser.add_argument("--samples", type=int, default=2000, help="images in every set")
     parser.add_argument("--inception", type=Path, help="weights of torch-fidelity's Inception network")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if not (options.data / "mnist").is_dir():
+        print(f"{options.data}: holds no mnist/, so there is nothing to compare; --data names another folder")
+        return {}
     images, labels = (x[: options.rows] for x in read_digits(options.data, "train"))
     real, truth = (x[: 2 * options.samples] for x in read_digits(options.data, "test"))
     judge = fit_oracle(Image((1, 28, 28)), images, labels, kind="network", seed=options.seed)
