@@ -38,7 +38,7 @@ COLUMNS = {"distance": "Fréchet distance", "precision": "precision", "recall": 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--rows", type=int, default=20_000, help="training images")
+    parser.add_argument("--rows", type=int, default=10_000, help="training images")
     parser.add_argument("--epochs", type=int, default=12, help="of the VAE")
     parser.add_argument("--gan-epochs", type=int, default=6)
     parser.add_argument("--samples", type=int, default=2000, help="images in every set")

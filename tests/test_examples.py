@@ -149,7 +149,7 @@ def test_sample_quality(capsys):
     """Minutes of training: both generators far from noise, neither as good as real digits."""
     pytest.importorskip("torchmetrics")
     pytest.importorskip("lightning")
-    arguments = ["--data", str(REAL), "--epochs", "5", "--gan-epochs", "4", "--samples", "1000"]
+    arguments = ["--data", str(REAL), "--rows", "20000", "--epochs", "5", "--gan-epochs", "4", "--samples", "1000"]
     found = load("sample_quality").main(arguments)
     assert list(found) == ["VAE", "GAN", "real half"] and {row["rows"] for row in found.values()} == {1000}
     real = found["real half"]
