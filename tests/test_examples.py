@@ -168,3 +168,25 @@ def test_files_go_round(tmp_path, capsys):
     assert figures["pen"]["digit right, written files read again"] > 0.85
     assert len(list((tmp_path / "all/pen/back/pen").glob("*.csv"))) == 100
     assert (tmp_path / "pictures" / "round_trip_pen.png").stat().st_size < 60_000
+
+
+def test_sample_quality_without_data(tmp_path, capsys):
+    pytest.importorskip("torchmetrics")
+    pytest.importorskip("sklearn")
+    assert load("sample_quality").main(["--data", str(tmp_path)]) == {}
+    assert f"{tmp_path}: holds no mnist/" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "mnist").is_dir(), reason="no real data in ../shared/data")
+def test_sample_quality(capsys):
+    """Minutes of training: both generators far from noise, neither as good as real digits."""
+    pytest.importorskip("torchmetrics")
+    pytest.importorskip("lightning")
+    arguments = ["--data", str(REAL), "--rows", "20000", "--epochs", "5", "--gan-epochs", "4", "--samples", "1000"]
+    found = load("sample_quality").main(arguments)
+    assert list(found) == ["VAE", "GAN", "real half"] and {row["rows"] for row in found.values()} == {1000}
+    real = found["real half"]
+    assert all(found[name]["distance"] > real["distance"] for name in ("VAE", "GAN"))
+    assert all(found[name]["classifier_score"] > 2 for name in ("VAE", "GAN")) and real["classifier_score"] > 8
+    assert "real half" in capsys.readouterr().out
