@@ -168,7 +168,7 @@ def test_no_inputs_are_an_error_whatever_the_mask_says(mopoe):
 def test_empty_batch(mopoe, make_inputs):
     inputs = make_inputs(0)
     posterior = mopoe.runtime.encode(inputs)
-    assert [v.shape for v in posterior] == [(0, 6), (0, 6), (0,)]
+    assert [v.shape for v in posterior] == [(0, 6), (0, 6), (0,), (0, 6)]
     assert mopoe.runtime.posterior_sample(inputs, 3, seed=0).shape == (3, 0, 6)
     shapes = {k: (v.shape, v.dtype) for k, v in mopoe.runtime.reconstruct(inputs).items()}
     assert shapes == {k: (v.shape, v.dtype) for k, v in inputs.items()}
