@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from mmvae_fast.onnx.errors import ExportError
 from mmvae_fast.onnx.manifest import Manifest, PartSpec
 from mmvae_fast.onnx.parts import Taken, take_apart
 from mmvae_fast.onnx.report import Report
+from mmvae_fast.onnx.seeded import seed_graph
 
 if TYPE_CHECKING:
     from mmvae_fast.models import MultimodalVAE
@@ -57,6 +58,7 @@ def export_onnx(
     opset: int = 20,
     overwrite: bool = False,
     verify: bool = True,
+    sampling: str = "eps",
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Export a trained model for serving with :class:`~mmvae_fast.onnx.Runtime` or any ONNX runtime.
@@ -70,6 +72,8 @@ def export_onnx(
         folder: where the bundle goes; new, empty, or with ``overwrite`` an older bundle.
         opset: ONNX operator set, 18 to 23.
         verify: compare with torch on every mask pattern before reporting success; see :func:`verify`.
+        sampling: "eps": noise is an input of the graphs, which the Runtime makes from a seed; "philox": a seed is, and
+            the graphs make the same noise, for runtimes that cannot.
         metadata: whatever JSON can hold, kept in the manifest.
 
     Raises:
@@ -85,6 +89,8 @@ def export_onnx(
         _lazy.require(module, extra=extra)
     if opset not in OPSETS:
         raise ValueError(f"opset is {opset!r}, expected {OPSETS.start} to {OPSETS.stop - 1}")
+    if sampling not in manifests.SAMPLINGS:
+        raise ValueError(f"sampling is {sampling!r}, expected one of {manifests.SAMPLINGS}")
     _check_model(model)
     metadata = _plain(metadata)
     folder = Path(folder).resolve()  # through a link to a folder: the link stays, what it points to is replaced
@@ -93,7 +99,7 @@ def export_onnx(
     twin = cpu_copy(model)
     fill = folder.is_dir() and not any(folder.iterdir())
     with _files.temporary_sibling(folder / "bundle" if fill else folder) as temp:
-        manifest = _write_bundle(twin, temp, opset, metadata)
+        manifest = _write_bundle(twin, temp, opset, sampling, metadata)
         report = None
         if verify:
             report = verification.compare(temp, twin)
@@ -125,17 +131,22 @@ def cpu_copy(model: MultimodalVAE) -> MultimodalVAE:
     return copy.deepcopy(model).cpu().float().eval()
 
 
-def _write_bundle(model: MultimodalVAE, folder: Path, opset: int, metadata: Mapping[str, Any]) -> Manifest:
+def _write_bundle(
+    model: MultimodalVAE, folder: Path, opset: int, sampling: str, metadata: Mapping[str, Any]
+) -> Manifest:
     taken = take_apart(model)
+    expected = replace(taken.interface, sampling=sampling).io()
     programs, parts = {}, {}
     for name, part in taken.parts.items():
         programs[name] = program = graphs.program(name, part, opset)
+        if part.noise and sampling == "philox":
+            seed_graph(program, part.noise)
         graphs.clean(name, program)
         inputs, outputs = graphs.specs(program.graph.inputs), graphs.specs(program.graph.outputs)
         parts[name] = PartSpec(graphs.file_name(name), inputs, outputs, part.noise)
-        if wrong := manifests.mismatch(parts[name].io, part.io):  # a custom network may return anything
+        if wrong := manifests.mismatch(parts[name].io, expected[name]):  # a custom network may return anything
             raise ExportError(f"{name}: {wrong}")
-    manifest = _manifest(model, taken, parts, opset, metadata)
+    manifest = replace(_manifest(model, taken, parts, opset, metadata), sampling=sampling)
     for name, program in programs.items():
         program.metadata_props[manifests.METADATA_KEY] = manifest.dumps(indent=None)
         graphs.save(program, folder, name)

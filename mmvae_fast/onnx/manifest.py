@@ -120,6 +120,8 @@ class Manifest:
     """"gaussian", "mixture" or "flow"."""
     prior: str = "standard normal"
     """"standard normal", "none", or the name of the class whose draws the part ``prior`` makes."""
+    sampling: str = "eps"
+    """"eps": noise is an input; "philox": a seed is."""
     context_dim: int = 0
     """Of what decoders see of a condition, beside the latent."""
     classes: tuple[str, ...] | None = None
@@ -165,6 +167,7 @@ class Manifest:
             versions=reader.get(top, "versions", dict),
             posterior=reader.one_of(top, "posterior", POSTERIORS),
             prior=reader.get(top, "prior", str),
+            sampling=reader.one_of(top, "sampling", SAMPLINGS),
             context_dim=reader.count(top, "context_dim"),
             classes=reader.words(top, "classes"),
             notes=reader.words(top, "notes") or (),
@@ -211,6 +214,13 @@ def private_noise(modality: str) -> str:
 FUSION_PART, PRIOR_PART, CLASSIFIER_PART = "fusion", "prior", "classifier"
 POSTERIORS = ("gaussian", "mixture", "flow")
 NO_PRIOR, STANDARD_NORMAL = "none", "standard normal"
+SAMPLINGS = ("eps", "philox")
+SEEDED_INPUTS = (
+    TensorSpec("seed", "int64", ()),
+    TensorSpec("count", "int64", ()),
+    TensorSpec("noise_scale", "float32", ()),
+)
+"""What a graph with its own noise takes: a seed, the number of samples (of the prior: rows), and 1 or, for none, 0."""
 NOISE_KINDS = ("normal", "laplace", "uniform", "uniform_of_samples")
 
 
@@ -225,6 +235,7 @@ class Interface:
     classes: int = 0
     fusion_noise: Sequence[NoiseSpec] = (NoiseSpec("eps", "normal"),)
     prior_noise: Sequence[NoiseSpec] = ()
+    sampling: str = "eps"
 
     @property
     def widest(self) -> int:
@@ -243,7 +254,8 @@ class Interface:
         if any(m.features for m in self.modalities):
             features = ("batch", len(self.modalities), self.latent_dim)
             given += [_real("features_mu", *features), _real("features_logvar", *features)]
-        given += [self._noise(n, sampled=True) for n in self.fusion_noise]
+        seeded = list(SEEDED_INPUTS) if self.sampling == "philox" else None
+        given += seeded or [self._noise(n, sampled=True) for n in self.fusion_noise]
         codes = [_real(code_output(m.name), "batch", m.code_dim or self.latent_dim) for m in self._own()]
         found = [_real("z", "samples", *joint), *(_real(n, *joint) for n in ("joint_mu", "joint_logvar"))]
         found += [_real("kl", "batch"), _real("point", *joint), *codes]
@@ -252,7 +264,7 @@ class Interface:
             found += [_real(name, *joint) for name in ("prior_mu", "prior_logvar")]
         parts[FUSION_PART] = IO(tuple(given), tuple(found))
         if self.prior_noise:
-            drawn = [self._noise(n, sampled=False) for n in self.prior_noise]
+            drawn = seeded or [self._noise(n, sampled=False) for n in self.prior_noise]
             parts[PRIOR_PART] = IO(tuple(drawn), (_real("z", *joint), *codes))
         return parts
 
@@ -313,6 +325,7 @@ def interface(manifest: Manifest) -> Interface:
         len(manifest.classes or ()),
         fusion,
         prior,
+        manifest.sampling,
     )
 
 

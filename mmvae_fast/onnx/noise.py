@@ -100,6 +100,12 @@ def make(kind: str, seed: int, shape: Sequence[int]) -> np.ndarray:
     return draw(seed, shape[-2], shape[-1], shape[0] if len(shape) == 3 else None)
 
 
+def seeded(seed: int | None, count: int) -> list[np.ndarray]:
+    """What a graph takes that makes its noise itself; without a seed it makes none."""
+    signed = ((seed or 0) + 2**63) % 2**64 - 2**63
+    return [np.asarray(signed, np.int64), np.asarray(count, np.int64), np.asarray(seed is not None, np.float32)]
+
+
 def none(kind: str, shape: Sequence[int]) -> np.ndarray:
     """Noise that is none: what it is added to stays the mean."""
     return np.full(shape, 0.5 if kind.startswith("uniform") else 0.0, dtype=np.float32)

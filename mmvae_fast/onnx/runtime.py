@@ -361,6 +361,10 @@ class Runtime:
     ) -> list[np.ndarray]:
         """The noise a part takes, in order: made from a seed, or none. Private latents' has a seed of its own."""
         spec = self.manifest.parts[part]
+        if spec.noise and self.manifest.sampling == "philox":
+            own = seed if seed is not None else private_seed
+            count = sizes.get("samples", sizes["batch"])
+            return noise.seeded(own, count)
         shapes = {t.name: [sizes[d] if isinstance(d, str) else d for d in t.shape] for t in spec.inputs}
         private = {private_noise(name) for name in self.modalities}
         made = []

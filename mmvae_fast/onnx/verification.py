@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmvae_fast import _lazy, functional
+from mmvae_fast.onnx import noise
 from mmvae_fast.onnx import parts as taking
 from mmvae_fast.onnx.errors import BundleError, ExportVerificationError
 from mmvae_fast.onnx.manifest import FUSION_PART, ModalitySpec, TensorSpec
@@ -136,10 +137,11 @@ def _compare_networks(runtime: Runtime, taken: taking.Taken, record: Record, rng
         if name == FUSION_PART:
             continue
         for rows in _BATCHES:
-            given = [_given(t, by_part.get(name), rows, rng) for t in part.io.inputs]
-            expected = part.module(*map(torch.from_numpy, given))
+            given = [_given(t, by_part.get(name), rows, rng) for t in part.io.inputs if t.name not in _names(part)]
+            theirs, ours = _noise(runtime, part, {"batch": rows}, rng)
+            expected = part.module(*map(torch.from_numpy, [*given, *theirs]))
             expected = expected if isinstance(expected, tuple) else (expected,)
-            actual = runtime._run(name, *given)
+            actual = runtime._run(name, *given, *ours)
             logits = expected[0] if name.startswith("decoder_") and by_part[name].dtype == "int64" else None
             for tensor, e, a in zip(part.io.outputs, expected, actual, strict=True):
                 record.add(name, tensor.name, f"B={rows}", e, a, logits if tensor.name == "prediction" else None)
@@ -156,7 +158,23 @@ def _given(tensor: TensorSpec, spec: ModalitySpec | None, rows: int, rng: np.ran
     shape = [rows if isinstance(n, str) else n for n in tensor.shape]
     if tensor.dtype == "bool":
         return rng.random(shape) < 0.5
-    return rng.random(shape, dtype=np.float32) if tensor.name in ("u", "u_prior") else _normal(rng, *shape)
+    return _normal(rng, *shape)
+
+
+def _names(part: taking.Part) -> set[str]:
+    return {n.name for n in part.noise}
+
+
+def _noise(
+    runtime: Runtime, part: taking.Part, sizes: dict[str, int], rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of one seed: the noise a part takes in torch, and what the graph takes, which may be the seed."""
+    seed = int(rng.integers(2**63))
+    shapes = {t.name: [sizes[n] if isinstance(n, str) else n for n in t.shape] for t in part.io.inputs}
+    made = [noise.make(n.kind, noise.branch(seed, n.branch), shapes[n.name]) for n in part.noise]
+    if not made or runtime.manifest.sampling == "eps":
+        return made, made
+    return made, noise.seeded(seed, sizes.get("samples", sizes["batch"]))
 
 
 def _masks(count: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
@@ -175,20 +193,20 @@ def _compare_fusion(runtime: Runtime, taken: taking.Taken, record: Record, rng: 
     for case, mask in _masks(count, rng):
         rows = len(mask)
         for samples in _SAMPLES if rows <= _ROWS else (1,):
-            given = []
+            sizes, given = {"batch": rows, "samples": samples}, []
             for tensor in part.io.inputs:
-                sizes = {"batch": rows, "samples": samples}
+                if tensor.name in _names(part):
+                    continue
                 shape = [sizes[n] if isinstance(n, str) else n for n in tensor.shape]
                 value = mask if tensor.dtype == "bool" else _normal(rng, *shape)
-                if tensor.name in ("u", "u_prior"):
-                    value = rng.random(shape, dtype=np.float32)
-                elif tensor.name in ("mu", "logvar"):
+                if tensor.name in ("mu", "logvar"):
                     value[~mask] = np.nan
                 elif tensor.name.startswith("features_"):
                     value[~mask.all(1)] = np.nan
                 given.append(value)
-            expected = part.module(*map(torch.from_numpy, given))
-            actual = runtime._run(FUSION_PART, *given)
+            theirs, ours = _noise(runtime, part, sizes, rng)
+            expected = part.module(*map(torch.from_numpy, [*given, *theirs]))
+            actual = runtime._run(FUSION_PART, *given, *ours)
             for tensor, e, a in zip(part.io.outputs, expected, actual, strict=True):
                 record.add(FUSION_PART, tensor.name, f"{case}, K={samples}", e, a)
 

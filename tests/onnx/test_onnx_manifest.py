@@ -95,7 +95,7 @@ def put(value, *path):
         (put(["x"], "modalities"), "a modality is a str, expected an object"),
         (put([0], "modalities", 0, "shape"), r"'shape' is \[0\], expected a list of positive ints"),
         (put("float64", "modalities", 0, "dtype"), "modality 'image' has dtype 'float64'"),
-        (put(4, "latent_dim"), r"part 'fusion': inputs are .*'mu', 'float32', \['batch', 3, 6\].* expected .* 3, 4\]"),
+        (put(4, "latent_dim"), r"part 'fusion': inputs are .*'eps', .* 6\]\).* expected .*'eps', .* 4\]\)"),
         (put([2, 5, 4], "modalities", 0, "shape"), r"part '\w+_image': .* expected .*\['batch', 2, 5, 4\]"),
         (
             put("float64", "parts", "decoder_image", "outputs", 0, "dtype"),
