@@ -150,6 +150,10 @@ def _write_bundle(
     for name, program in programs.items():
         program.metadata_props[manifests.METADATA_KEY] = manifest.dumps(indent=None)
         graphs.save(program, folder, name)
+    for spec in manifest.modalities:
+        if spec.tokens is not None:
+            text: Any = model.modalities[spec.name]
+            (folder / spec.tokens.file).write_text(text.tokenizer.to_str(), encoding="utf-8")
     manifest = manifests.with_hashes(manifest, folder, [f.name for f in folder.iterdir()])
     manifests.write(manifest, folder)
     return manifest

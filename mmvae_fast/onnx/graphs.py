@@ -35,7 +35,7 @@ def program(name: str, part: Part, opset: int) -> Any:
         dynamic.append({i: dims[n] for i, n in enumerate(tensor.shape) if isinstance(n, str)})
     shapes = _as_arguments(part.module, dynamic)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), _plain_attention():
             program = torch.export.export(part.module, tuple(examples), dynamic_shapes=shapes)
             native = decompositions()
             if _calls(program, native):  # decomposing takes as long as tracing, and most parts need none
@@ -51,7 +51,18 @@ def program(name: str, part: Part, opset: int) -> Any:
     except Exception as error:  # dozens of private classes, with pages of advice on torch's own flags
         raise ExportError(f"{name}: cannot be exported to ONNX: {error}") from error
     assert exported is not None  # it is only when writing to a file
+    for value, tensor in zip(exported.model.graph.outputs, part.io.outputs, strict=False):
+        _name_sizes(value, tensor)
     return exported.model
+
+
+def _name_sizes(value: Any, tensor: TensorSpec) -> None:
+    """Sizes that follow from others have formulas for names ("past + 1")."""
+    if value.shape is None or len(value.shape) != len(tensor.shape):
+        return
+    for i, (found, wanted) in enumerate(zip(value.shape, tensor.shape, strict=True)):
+        if not isinstance(found, int) and isinstance(wanted, str):
+            value.shape[i] = wanted
 
 
 def _as_arguments(module: torch.nn.Module, shapes: Sequence[Any]) -> tuple[Any, ...]:
@@ -74,6 +85,17 @@ def specs(values: Sequence[Any]) -> tuple[TensorSpec, ...]:
 def _calls(program: torch.export.ExportedProgram, targets: Mapping[Any, Any]) -> bool:
     graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
     return any(node.target in targets for graph in graphs for node in graph.nodes)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Transformers of torch's own are one fused operator in evaluation mode, which ONNX has not."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

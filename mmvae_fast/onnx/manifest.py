@@ -78,7 +78,7 @@ class LanguageSpec:
     offset: int
     """Added to the tokenizer's ids."""
     cache: tuple[int, ...]
-    """[2 * layers, heads, width of a head] of the keys and values remembered."""
+    """[2 * layers, heads, width of a head] of the keys and values remembered; empty for what is never generated."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class Interface:
         if m.lifted:
             latent = _real("z", "batch", self.latent_dim)
             parts[lift_part(m.name)] = IO((latent,), (_real("code", "batch", m.code_dim or self.latent_dim),))
-        if m.tokens is not None:
+        if m.tokens is not None and m.decodable:
             pairs, heads, width = m.tokens.cache
             past, longer = (
                 _real(n, pairs, "batch", heads, t, width) for n, t in (("past", "past"), ("present", "seen"))
@@ -424,8 +424,8 @@ class _Reader:
     def language(self, value: Any) -> LanguageSpec:
         pad, begin, end, offset = (self.count(value, key) for key in ("pad", "begin", "end", "offset"))
         cache = self.sizes(value, "cache")
-        if len(cache) != 3:
-            raise self.fail(f"'cache' is {list(cache)}, expected three sizes")
+        if len(cache) not in (0, 3):
+            raise self.fail(f"'cache' is {list(cache)}, expected three sizes, or none")
         return LanguageSpec(self.file_name(self.get(value, "file", str)), pad, begin, end, offset, cache)
 
     def noises(self, value: Any) -> tuple[NoiseSpec, ...]:
@@ -474,6 +474,8 @@ class _Reader:
                 )
             if m.tokens is not None and m.tokens.file not in manifest.files:
                 raise self.fail(f"'files' has no SHA-256 for {m.tokens.file!r}, the tokenizer of modality {m.name!r}")
+            if m.tokens is not None and m.decodable and not m.tokens.cache:
+                raise self.fail(f"modality {m.name!r} is generated, but its 'cache' is empty, expected three sizes")
             if m.vocabulary is not None and len(m.shape) != 1:
                 raise self.fail(f"modality {m.name!r} of words has shape {list(m.shape)}, expected [length]")
             if m.vocabulary is not None and len(m.vocabulary) != m.vocabulary_size:

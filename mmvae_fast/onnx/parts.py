@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mmvae_fast import reference
+from mmvae_fast.modalities.language import _OURS as OFFSET
+from mmvae_fast.modalities.language import BEGIN, END, PAD, Language
 from mmvae_fast.models import CVAE, JNF, MultimodalVAE, Nexus
 from mmvae_fast.models.batch import Batch
 from mmvae_fast.models.experts import Experts
@@ -30,13 +32,16 @@ from mmvae_fast.onnx.manifest import (
     PRIOR_PART,
     STANDARD_NORMAL,
     Interface,
+    LanguageSpec,
     ModalitySpec,
     NoiseSpec,
+    begin_part,
     decoder_part,
     encoder_part,
     features_part,
     lift_part,
     private_noise,
+    step_part,
 )
 
 _PRIVATE_BRANCH = 100_000  # of a private latent's seed, by place of the modality: MultimodalVAE._private_seed
@@ -117,6 +122,7 @@ def _modality_spec(model: MultimodalVAE, name: str) -> ModalitySpec:
     modality, expert = model.modalities[name], model.network_dims[name]
     private, nexus, conditional = model.private_dims[name], isinstance(model, Nexus), isinstance(model, CVAE)
     code = model.latent_dim + model.context_dim if isinstance(model, CVAE) else expert
+    decodable = not isinstance(model, CVAE) or name in model.targets
     words = getattr(modality, "words", None)
     return ModalitySpec(
         name=name,
@@ -131,11 +137,28 @@ def _modality_spec(model: MultimodalVAE, name: str) -> ModalitySpec:
         gaps=getattr(modality, "missing", False),
         expert_dim=expert,
         code_dim=code,
-        decodable=name in model.decoders and name not in (model.condition if isinstance(model, CVAE) else ()),
+        decodable=decodable,
         features=isinstance(model, JointVAE) and len(model.joint.encoders) > 0,
         own_code=bool(private) or nexus or conditional,
         lifted=nexus,
+        tokens=_language(name, modality, model.decoders[name] if decodable else None, code),
     )
+
+
+def _language(name: str, modality: Any, decoder: Any, code_dim: int) -> LanguageSpec | None:
+    if not modality.autoregressive:
+        return None
+    if decoder is None:  # only ever given
+        return LanguageSpec(_tokenizer_file(name), PAD, BEGIN, END, OFFSET, ())
+    if not isinstance(modality, Language) or not (hasattr(decoder, "begin") and hasattr(decoder, "step")):
+        raise ExportError(
+            f"modality {name!r}: a {type(decoder).__name__} that decodes a {type(modality).__name__} has no begin and "
+            "step, which generate one token at the cost of one; expected those of TransformerDecoder"
+        )
+    with torch.no_grad():
+        cache = decoder.begin(torch.zeros(1, code_dim))
+    _, heads, _, width = cache[0][0].shape
+    return LanguageSpec(_tokenizer_file(name), PAD, BEGIN, END, OFFSET, (2 * len(cache), heads, width))
 
 
 def _private_noise(model: MultimodalVAE) -> list[NoiseSpec]:
@@ -167,14 +190,40 @@ def _networks(model: MultimodalVAE, spec: ModalitySpec) -> dict[str, nn.Module]:
     if spec.lifted:
         assert isinstance(model, Nexus)
         modules[lift_part(name)] = model.top_decoders[name]
-    if modality.autoregressive:
-        raise ExportError(
-            f"modality {name!r} is {type(modality).__name__}, whose decoder generates token by token; so far a "
-            "bundle holds decoders that give all of a sample at once, such as that of Text"
-        )
-    if spec.decodable:
+    if spec.tokens is not None and spec.decodable:
+        modules[begin_part(name)], modules[step_part(name)] = Begin(model.decoders[name]), Step(model.decoders[name])
+    elif spec.decodable:
         modules[decoder_part(name)] = Decoder(model.decoders[name], modality.predict)
     return modules
+
+
+def _tokenizer_file(name: str) -> str:
+    return f"tokenizer_{name}.json"
+
+
+class Begin(nn.Module):
+    """z [N, D] -> what is remembered before the first token, [2 * layers, N, heads, 1, width]."""
+
+    def __init__(self, decoder: nn.Module):
+        super().__init__()
+        self.decoder: Any = decoder
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.stack([t for pair in self.decoder.begin(z) for t in pair])
+
+
+class Step(nn.Module):
+    """z [N, D], last token [N], its place [], what is remembered [..., past, width] -> logits [N, V], the same + 1."""
+
+    def __init__(self, decoder: nn.Module):
+        super().__init__()
+        self.decoder: Any = decoder
+
+    def forward(self, z: Tensor, last: Tensor, t: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        remembered = past.unbind(0)
+        cache = list(zip(remembered[::2], remembered[1::2], strict=True))
+        logits = self.decoder.step(z, last, t, cache)
+        return logits, torch.stack([tensor for pair in cache for tensor in pair])
 
 
 class Decoder(nn.Module):

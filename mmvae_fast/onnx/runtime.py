@@ -14,6 +14,7 @@ from mmvae_fast import _words
 from mmvae_fast.onnx import inputs as checks
 from mmvae_fast.onnx import integers, noise
 from mmvae_fast.onnx import manifest as manifests
+from mmvae_fast.onnx import texts as texting
 from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, MissingInput, UnknownModality, unknown
 from mmvae_fast.onnx.manifest import (
     FUSION_PART,
@@ -21,12 +22,14 @@ from mmvae_fast.onnx.manifest import (
     PRIOR_PART,
     Manifest,
     ModalitySpec,
+    begin_part,
     code_output,
     decoder_part,
     encoder_part,
     features_part,
     lift_part,
     private_noise,
+    step_part,
 )
 from mmvae_fast.onnx.sessions import Sessions
 
@@ -82,6 +85,7 @@ class Runtime:
         self.manifest = manifest
         self.modalities: dict[str, ModalitySpec] = {m.name: m for m in manifest.modalities}
         self.latent_dim = manifest.latent_dim
+        self._tokenizers: dict[str, Any] = {}
         self._sessions = Sessions(self.folder, manifest, threads, spin, timeout)
 
     @staticmethod
@@ -109,6 +113,9 @@ class Runtime:
         manifest = manifests.read(folder)
         manifests.check_files(manifest, folder)
         return Runtime(folder, manifest, threads, spin=bool(spin), timeout=timeout)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tokenizers": {}}  # read again where it is needed
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{m.name}: {m.kind} {list(m.shape)}" for m in self.modalities.values())
@@ -237,15 +244,20 @@ class Runtime:
     # --- text ---------------------------------------------------------------------------------------------------------
 
     def tokenize(self, texts: Sequence[str], modality: str | None = None, *, truncate: bool = False) -> np.ndarray:
-        """Whitespace-separated words -> token ids int64 [B, length], padded with 0; unknown words become 1.
+        """Texts -> token ids int64 [B, length], padded with 0, as the modality's own tokenizer has it (of words:
+        whitespace-separated, unknown ones become 1).
 
         ``modality`` may be left out when only one has a vocabulary.
 
         Raises:
             InputError: a text of more than ``length`` words, unless ``truncate``; or no vocabulary in the bundle.
         """
-        spec, words = self._text(modality)
-        ids, where = {word: i for i, word in enumerate(words)}, f"modality {spec.name!r}"
+        spec = self._text(modality)
+        where = f"modality {spec.name!r}"
+        if spec.tokens is not None:
+            own = self._tokenizer(spec)
+            return texting.tokenize(texts, own, spec.tokens, spec.shape[0], truncate=truncate, where=where)
+        ids = {word: i for i, word in enumerate(spec.vocabulary or ())}
         try:
             return _words.tokenize(texts, ids, spec.shape[0], truncate=truncate, where=where)
         except TypeError as error:
@@ -254,23 +266,85 @@ class Runtime:
             raise BadShape(str(error)) from None
 
     def detokenize(self, ids: Any, modality: str | None = None) -> list[str]:
-        """Words of token ids [B, length], without padding."""
-        spec, words = self._text(modality)
+        """Texts of token ids [B, length], without padding."""
+        spec = self._text(modality)
         ids = checks.samples(spec, ids)
         checks.check_values(spec, ids, np.arange(len(ids)))
-        return _words.detokenize(ids, words)
+        if spec.tokens is not None:
+            return texting.detokenize(ids, self._tokenizer(spec), spec.tokens)
+        return _words.detokenize(ids, spec.vocabulary or ())
 
-    def _text(self, modality: str | None) -> tuple[ModalitySpec, tuple[str, ...]]:
-        with_words = [m.name for m in self.modalities.values() if m.vocabulary is not None and m.dtype == "int64"]
-        if modality is None and len(with_words) != 1:
-            raise BadValue(
-                f"modality: {len(with_words)} modalities have a vocabulary ({with_words}), name the one you mean"
-            )
-        name = with_words[0] if modality is None else modality
-        if name not in with_words:
-            raise UnknownModality(unknown("modality with a vocabulary", name, with_words))
-        spec = self.modalities[name]
-        return spec, spec.vocabulary or ()
+    def generate(
+        self,
+        inputs: Inputs | None = None,
+        to: str | None = None,
+        mask: Mask = None,
+        *,
+        z: Any = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Texts token by token, from whatever is there, or from latents z [N, D] of your own: N strings.
+
+        The same tokens as ``Language.generate`` of the same seed. Row n's text depends on its latent, the seed and n
+        alone.
+
+        Args:
+            to: the text modality; may be left out when there is one.
+            temperature: 0 takes the most probable token each time; otherwise logits are divided by it and drawn from.
+            top_k: draw from the so many most probable tokens.
+            top_p: draw from the most probable tokens that together reach this probability.
+
+        Raises:
+            InputError: no text that is generated token by token, or an option out of range.
+        """
+        names = [m.name for m in self.modalities.values() if m.tokens is not None and m.decodable]
+        if to is None and len(names) != 1:
+            raise BadValue(f"to: {len(names)} modalities are generated token by token ({names}), name the one you mean")
+        name = names[0] if to is None else to
+        if name not in names:
+            raise UnknownModality("to: " + unknown("modality generated token by token", name, names))
+        if (inputs is None) == (z is None):
+            raise MissingInput("generate: pass either inputs, or z, latents of your own")
+        if z is None:
+            assert inputs is not None
+            inferred = self._infer(inputs, mask)
+            code = inferred.codes.get(name, inferred.posterior.point)
+        else:
+            found = checks.latents(z, self.latent_dim, self._private_dim(name) + self.latent_dim)
+            code = self._code(found.reshape(-1, found.shape[-1]), name, None)
+        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": _seed(seed)}
+        return self.detokenize(self._tokens(code, self.modalities[name], **options), name)
+
+    def _text(self, modality: str | None) -> ModalitySpec:
+        texts = [m.name for m in self.modalities.values() if _is_text(m)]
+        if modality is None and len(texts) != 1:
+            raise BadValue(f"modality: {len(texts)} modalities have a vocabulary ({texts}), name the one you mean")
+        name = texts[0] if modality is None else modality
+        if name not in texts:
+            raise UnknownModality(unknown("modality with a vocabulary", name, texts))
+        return self.modalities[name]
+
+    def _tokenizer(self, spec: ModalitySpec) -> Any:
+        assert spec.tokens is not None
+        if spec.name not in self._tokenizers:
+            content = self._sessions.read(spec.tokens.file)
+            self._tokenizers[spec.name] = texting.tokenizer(spec.tokens.file, content.decode("utf-8", "replace"))
+        return self._tokenizers[spec.name]
+
+    def _tokens(self, code: np.ndarray, spec: ModalitySpec, **options: Any) -> np.ndarray:
+        """Ids [N, length] of codes [N, C]."""
+        assert spec.tokens is not None
+
+        def step(last: np.ndarray, t: int, past: np.ndarray) -> list[np.ndarray]:
+            return self._run(step_part(spec.name), code, last, np.asarray(t, np.int64), past)
+
+        def begin() -> np.ndarray:
+            return self._run(begin_part(spec.name), code)[0]
+
+        return texting.generate(begin, step, len(code), spec.shape[0], spec.tokens, **options)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -396,6 +470,11 @@ class Runtime:
         return np.concatenate([z, rest], -1)
 
     def _decode(self, code: np.ndarray, spec: ModalitySpec, params: bool) -> np.ndarray:
+        if spec.tokens is not None:
+            if params:
+                raise BadValue(f"params: those of modality {spec.name!r} are of one token after the other, generate it")
+            ids = self._tokens(np.ascontiguousarray(code.reshape(-1, code.shape[-1])), spec)
+            return ids.reshape(*code.shape[:-1], *spec.shape)
         part = self.manifest.parts[decoder_part(spec.name)]
         output = part.outputs[0 if params else 1]
         shape, flat = spec.param_shape if params else spec.shape, code.reshape(-1, code.shape[-1])
@@ -405,6 +484,10 @@ class Runtime:
 
     def _run(self, part: str, *values: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
         return self._sessions.run(part, values, outputs)
+
+
+def _is_text(spec: ModalitySpec) -> bool:
+    return spec.tokens is not None or (spec.vocabulary is not None and spec.dtype == "int64")
 
 
 def _seed(seed: int | None) -> int:

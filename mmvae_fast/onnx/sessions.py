@@ -68,6 +68,16 @@ class Sessions:
         finally:
             timer.cancel()
 
+    def read(self, file: str) -> bytes:
+        """A file of the bundle that is no graph.
+
+        Raises:
+            BundleError: it is no longer what was checked.
+        """
+        content = self._unchanged(file)
+        assert isinstance(content, bytes)
+        return content
+
     def _opened(self, part: str) -> Any:
         with self._lock:  # two threads that need a part first must not both build it
             if part not in self.open:

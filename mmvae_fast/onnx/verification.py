@@ -19,7 +19,7 @@ from mmvae_fast import _lazy, functional
 from mmvae_fast.onnx import noise
 from mmvae_fast.onnx import parts as taking
 from mmvae_fast.onnx.errors import BundleError, ExportVerificationError
-from mmvae_fast.onnx.manifest import FUSION_PART, ModalitySpec, TensorSpec
+from mmvae_fast.onnx.manifest import FUSION_PART, ModalitySpec, TensorSpec, begin_part, step_part
 from mmvae_fast.onnx.report import Record, Report
 from mmvae_fast.onnx.runtime import Runtime
 
@@ -106,7 +106,13 @@ def _check_files(runtime: Runtime) -> None:
 def _data(spec: ModalitySpec, rows: int, rng: np.random.Generator) -> np.ndarray:
     shape = (rows, *spec.shape)
     if spec.dtype == "int64":
-        return rng.integers(0, spec.vocabulary_size, shape)
+        ids = rng.integers(0, spec.vocabulary_size, shape)
+        if spec.tokens is not None:  # tokens, an end, padding
+            ids = rng.integers(spec.tokens.offset, spec.vocabulary_size, shape)
+            ends = rng.integers(0, spec.shape[0], (rows, 1))
+            place = np.arange(spec.shape[0])
+            ids = np.where(place < ends, ids, np.where(place == ends, spec.tokens.end, spec.tokens.pad))
+        return ids
     if spec.kind in ("counts", "bag_of_words"):
         return rng.poisson(3.0, shape).astype(np.float32)
     return (rng.random(shape) if spec.likelihood == "bernoulli" else rng.standard_normal(shape)).astype(np.float32)
@@ -142,13 +148,14 @@ def _compare_networks(runtime: Runtime, taken: taking.Taken, record: Record, rng
             expected = part.module(*map(torch.from_numpy, [*given, *theirs]))
             expected = expected if isinstance(expected, tuple) else (expected,)
             actual = runtime._run(name, *given, *ours)
-            logits = expected[0] if name.startswith("decoder_") and by_part[name].dtype == "int64" else None
+            logits = expected[0] if name in by_part and by_part[name].dtype == "int64" else None
             for tensor, e, a in zip(part.io.outputs, expected, actual, strict=True):
                 record.add(name, tensor.name, f"B={rows}", e, a, logits if tensor.name == "prediction" else None)
 
 
 def _parts_of(spec: ModalitySpec, taken: taking.Taken) -> list[str]:
-    return [name for name in taken.parts if name.partition("_")[2] == spec.name]
+    names = [f"{kind}_{spec.name}" for kind in ("encoder", "features", "lift", "decoder")]
+    return [n for n in (*names, begin_part(spec.name), step_part(spec.name)) if n in taken.parts]
 
 
 def _given(tensor: TensorSpec, spec: ModalitySpec | None, rows: int, rng: np.random.Generator) -> np.ndarray:
@@ -158,6 +165,8 @@ def _given(tensor: TensorSpec, spec: ModalitySpec | None, rows: int, rng: np.ran
     shape = [rows if isinstance(n, str) else n for n in tensor.shape]
     if tensor.dtype == "bool":
         return rng.random(shape) < 0.5
+    if tensor.dtype == "int64":  # tokens, and how many there were before
+        return rng.integers(0, spec.shape[0] if spec is not None else 1, shape)
     return _normal(rng, *shape)
 
 
@@ -170,7 +179,8 @@ def _noise(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Of one seed: the noise a part takes in torch, and what the graph takes, which may be the seed."""
     seed = int(rng.integers(2**63))
-    shapes = {t.name: [sizes[n] if isinstance(n, str) else n for n in t.shape] for t in part.io.inputs}
+    noisy = [t for t in part.io.inputs if t.name in _names(part)]
+    shapes = {t.name: [sizes[n] if isinstance(n, str) else n for n in t.shape] for t in noisy}
     made = [noise.make(n.kind, noise.branch(seed, n.branch), shapes[n.name]) for n in part.noise]
     if not made or runtime.manifest.sampling == "eps":
         return made, made
@@ -231,12 +241,13 @@ def _compare_runtime(runtime: Runtime, model: MultimodalVAE, record: Record, rng
     _compare_call(runtime, model, record, "mixed rows, NaN where missing", holes, mask)
     for seed in _SEEDS if model.generative else ():
         own: dict[str, Any] = {"seed": seed}
+        sample: Any = model.sample  # a CVAE's takes a condition
         record_of = (model, record, "Runtime.sample", f"seed={seed}")
         _compare_predictions(*record_of, partial(model.sample, _ROWS, **own), runtime.sample(_ROWS, **own))
         if runtime.manifest.context_dim:
             given = {n: x for n, x in full.items() if not runtime.modalities[n].decodable}
             theirs = {n: torch.from_numpy(x) for n, x in given.items()}
-            predict = partial(model.sample, 2, **own, condition=theirs)
+            predict = partial(sample, 2, **own, condition=theirs)
             _compare_predictions(*record_of, predict, runtime.sample(2, **own, condition=given))
 
 
@@ -290,11 +301,15 @@ def _compare_predictions(
     params: dict[str, Tensor] = {}
 
     def recorded(name: str, z: Tensor) -> Tensor:
+        if model.modalities[name].autoregressive:
+            return z  # tokens are compared by their logits, step by step: one near tie changes all that follows
         params[name] = model._decode(name, z)
         return model.modalities[name].predict(params[name])
 
     with taking.replaced(model, "_predict", recorded):
         expected = predict()
     for name, prediction in expected.items():
+        if model.modalities[name].autoregressive:
+            continue
         ids = model.modalities[name].dtype == torch.int64
         record.add(part, name, case, prediction, actual[name], params[name] if ids else None)

@@ -30,6 +30,9 @@ class Eager(Runtime):
             ),
         )
 
+        tokenizers = {name: getattr(m, "tokenizer", None) for name, m in model.modalities.items()}
+        self._tokenizers = {name: own for name, own in tokenizers.items() if own is not None}
+
     @torch.no_grad()
     def _run(self, part, *values, outputs=None):
         part = self.taken.parts[part]
