@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,13 +22,12 @@ from mmvae_fast.onnx import graphs, verification
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx.errors import ExportError
 from mmvae_fast.onnx.manifest import Manifest, PartSpec
-from mmvae_fast.onnx.parts import Taken, take_apart
+from mmvae_fast.onnx.parts import Taken
 from mmvae_fast.onnx.report import Report
 from mmvae_fast.onnx.seeded import seed_graph
+from mmvae_fast.onnx.systems import EXPORTABLE, take_any_apart
 
-if TYPE_CHECKING:
-    from mmvae_fast.models import MultimodalVAE
-
+Exportable = Any  # one of EXPORTABLE: a model, or a system
 OPSETS = range(18, 24)  # below, Split breaks; above, no ONNX Runtime of the supported range runs them all
 
 
@@ -52,7 +51,7 @@ class ExportResult:
 
 
 def export_onnx(
-    model: MultimodalVAE,
+    model: Exportable,
     folder: str | Path,
     *,
     opset: int = 20,
@@ -68,7 +67,8 @@ def export_onnx(
     empty folder is filled, so it may be a mount point or where a process stands; an older bundle's is replaced.
 
     Args:
-        model: of ``mmvae_fast.models``; docs/onnx.md says what a bundle serves of each.
+        model: of ``mmvae_fast.models``, or a FusionClassifier, GAN or CycleGAN of ``mmvae_fast.systems``; docs/onnx.md
+            says what a bundle serves of each.
         folder: where the bundle goes; new, empty, or with ``overwrite`` an older bundle.
         opset: ONNX operator set, 18 to 23.
         verify: compare with torch on every mask pattern before reporting success; see :func:`verify`.
@@ -113,10 +113,11 @@ def export_onnx(
 
 
 def _check_model(model: Any) -> None:
-    from mmvae_fast.models import MultimodalVAE
-
-    if not isinstance(model, MultimodalVAE):
-        raise TypeError(f"model is a {type(model).__name__}, expected a model of mmvae_fast.models")
+    if not isinstance(model, EXPORTABLE):
+        raise TypeError(
+            f"model is a {type(model).__name__}, expected a model of mmvae_fast.models, or of mmvae_fast.systems a "
+            "FusionClassifier, GAN or CycleGAN"
+        )
 
 
 def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -126,15 +127,13 @@ def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
         raise ValueError(f"metadata is {metadata!r}, expected a dict that JSON can hold ({error})") from None
 
 
-def cpu_copy(model: MultimodalVAE) -> MultimodalVAE:
+def cpu_copy(model: Exportable) -> Any:
     """The model as it is exported: a copy on the CPU, in float32 and evaluation mode."""
     return copy.deepcopy(model).cpu().float().eval()
 
 
-def _write_bundle(
-    model: MultimodalVAE, folder: Path, opset: int, sampling: str, metadata: Mapping[str, Any]
-) -> Manifest:
-    taken = take_apart(model)
+def _write_bundle(model: Exportable, folder: Path, opset: int, sampling: str, metadata: Mapping[str, Any]) -> Manifest:
+    taken = take_any_apart(model)
     expected = replace(taken.interface, sampling=sampling).io()
     programs, parts = {}, {}
     for name, part in taken.parts.items():
@@ -160,7 +159,7 @@ def _write_bundle(
 
 
 def _manifest(
-    model: MultimodalVAE, taken: Taken, parts: Mapping[str, PartSpec], opset: int, metadata: Mapping[str, Any]
+    model: Exportable, taken: Taken, parts: Mapping[str, PartSpec], opset: int, metadata: Mapping[str, Any]
 ) -> Manifest:
     return Manifest(
         model=type(model).__name__,
@@ -172,6 +171,9 @@ def _manifest(
         versions=_versions(),
         posterior=taken.posterior,
         prior=taken.interface.prior,
+        system=taken.interface.system,
+        condition_dim=taken.interface.condition_dim,
+        classes=taken.classes or None,
         context_dim=taken.interface.context_dim,
         notes=taken.notes,
         metadata=metadata,

@@ -178,6 +178,26 @@ def latents(z: Any, *dims: int) -> np.ndarray:
     return found
 
 
+def labels(value: Any, n: int, classes: int) -> np.ndarray:
+    """Labels of a condition, int64 [n]."""
+    found = tokens("condition", value)
+    if found.shape != (n,):
+        raise BadShape(f"condition has shape {_dims(found.shape)}, expected labels [{n}]")
+    if found.size and not (found.min() >= 0 and found.max() < classes):
+        raise BadValue(f"condition holds labels {found.min()} to {found.max()}, expected 0 to {classes - 1}")
+    return found
+
+
+def embeddings(value: Any, n: int, dim: int) -> np.ndarray:
+    """Embeddings of a condition, float32 [n, C]."""
+    found = floats("condition", value)
+    if found.shape != (n, dim):
+        raise BadShape(f"condition has shape {_dims(found.shape)}, expected {_dims((n, dim))}")
+    if not np.isfinite(found).all():
+        raise NonFinite("condition holds NaN or infinity, expected finite values")
+    return found
+
+
 def targets(specs: Mapping[str, ModalitySpec], to: str | Sequence[str] | None) -> list[str]:
     """Names to decode to; None is all that are decoded."""
     if to is not None and not isinstance(to, (str, list, tuple, set)):

@@ -116,6 +116,8 @@ class Manifest:
     opset: int
     ir_version: int
     versions: Mapping[str, str]
+    system: str = "model"
+    """"model", "classifier" (one around a model), "gan" or "cyclegan"."""
     posterior: str = "gaussian"
     """"gaussian", "mixture" or "flow"."""
     prior: str = "standard normal"
@@ -124,6 +126,8 @@ class Manifest:
     """"eps": noise is an input; "philox": a seed is."""
     context_dim: int = 0
     """Of what decoders see of a condition, beside the latent."""
+    condition_dim: int = 0
+    """Of a GAN's condition that is no class."""
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     """Where the bundle serves something else than the model, in words."""
@@ -165,6 +169,8 @@ class Manifest:
             opset=reader.positive(top, "opset"),
             ir_version=reader.positive(top, "ir_version"),
             versions=reader.get(top, "versions", dict),
+            system=reader.one_of(top, "system", SYSTEMS),
+            condition_dim=reader.count(top, "condition_dim"),
             posterior=reader.one_of(top, "posterior", POSTERIORS),
             prior=reader.get(top, "prior", str),
             sampling=reader.one_of(top, "sampling", SAMPLINGS),
@@ -211,6 +217,13 @@ def private_noise(modality: str) -> str:
     return f"eps_{modality}"
 
 
+def translator_part(modality: str) -> str:
+    return f"translator_to_{modality}"
+
+
+MODEL_SYSTEM, CLASSIFIER_SYSTEM, GAN_SYSTEM, CYCLEGAN_SYSTEM = "model", "classifier", "gan", "cyclegan"
+SYSTEMS = (MODEL_SYSTEM, CLASSIFIER_SYSTEM, GAN_SYSTEM, CYCLEGAN_SYSTEM)
+GENERATOR_PART = "generator"
 FUSION_PART, PRIOR_PART, CLASSIFIER_PART = "fusion", "prior", "classifier"
 POSTERIORS = ("gaussian", "mixture", "flow")
 NO_PRIOR, STANDARD_NORMAL = "none", "standard normal"
@@ -236,6 +249,8 @@ class Interface:
     fusion_noise: Sequence[NoiseSpec] = (NoiseSpec("eps", "normal"),)
     prior_noise: Sequence[NoiseSpec] = ()
     sampling: str = "eps"
+    system: str = MODEL_SYSTEM
+    condition_dim: int = 0
 
     @property
     def widest(self) -> int:
@@ -243,6 +258,13 @@ class Interface:
         return max(m.expert_dim or self.latent_dim for m in self.modalities)
 
     def io(self) -> dict[str, IO]:
+        if self.system == GAN_SYSTEM:
+            return {GENERATOR_PART: self._generator()}
+        if self.system == CYCLEGAN_SYSTEM:
+            pairs = zip(self.modalities, reversed(self.modalities), strict=True)
+            return {
+                translator_part(to.name): IO((_data("x", source),), (_data("prediction", to),)) for to, source in pairs
+            }
         parts: dict[str, IO] = {}
         for m in self.modalities:
             parts |= self._of_modality(m)
@@ -267,6 +289,12 @@ class Interface:
             drawn = seeded or [self._noise(n, sampled=False) for n in self.prior_noise]
             parts[PRIOR_PART] = IO(tuple(drawn), (_real("z", *joint), *codes))
         return parts
+
+    def _generator(self) -> IO:
+        label = [TensorSpec("label", "int64", ("batch",))] if self.classes else []
+        condition = [_real("condition", "batch", self.condition_dim)] if self.condition_dim else []
+        noise = SEEDED_INPUTS if self.sampling == "philox" else (_real("eps", "batch", self.latent_dim),)
+        return IO((*label, *condition, *noise), (_data("prediction", self.modalities[0]),))
 
     def _of_modality(self, m: ModalitySpec) -> dict[str, IO]:
         x: tuple[int | str, ...] = ("batch", *m.shape)
@@ -309,6 +337,10 @@ class Interface:
         return _real(noise.name, *leading, *(() if noise.kind.startswith("uniform") else (self.latent_dim,)))
 
 
+def _data(name: str, m: ModalitySpec) -> TensorSpec:
+    return TensorSpec(name, m.dtype, ("batch", *m.shape))
+
+
 def _real(name: str, *shape: int | str) -> TensorSpec:
     return TensorSpec(name, "float32", shape)
 
@@ -317,6 +349,8 @@ def interface(manifest: Manifest) -> Interface:
     """Of a manifest, whose parts name their noise themselves."""
     parts = manifest.parts
     fusion, prior = (parts[p].noise if p in parts else () for p in (FUSION_PART, PRIOR_PART))
+    if manifest.system == GAN_SYSTEM and GENERATOR_PART in parts:
+        prior = parts[GENERATOR_PART].noise
     return Interface(
         manifest.latent_dim,
         manifest.modalities,
@@ -326,6 +360,8 @@ def interface(manifest: Manifest) -> Interface:
         fusion,
         prior,
         manifest.sampling,
+        manifest.system,
+        manifest.condition_dim,
     )
 
 
@@ -484,6 +520,12 @@ class _Reader:
                 )
         if manifest.noise != noise.SPEC:
             raise self.fail(f"'noise' is {_short(manifest.noise)}, expected the one this version makes: {noise.SPEC}")
+        if manifest.system in (GAN_SYSTEM, CYCLEGAN_SYSTEM):
+            count = 1 if manifest.system == GAN_SYSTEM else 2
+            if len(manifest.modalities) != count:
+                raise self.fail(
+                    f"'modalities' holds {len(manifest.modalities)}, expected {count} of a {manifest.system}"
+                )
         expected = interface(manifest).io()
         if set(manifest.parts) != set(expected):
             raise self.fail(f"'parts' holds {sorted(manifest.parts)}, expected {sorted(expected)}")

@@ -8,13 +8,14 @@ exported without a line here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmvae_fast import reference
+from mmvae_fast.modalities import Modality
 from mmvae_fast.modalities.language import _OURS as OFFSET
 from mmvae_fast.modalities.language import BEGIN, END, PAD, Language
 from mmvae_fast.models import CVAE, JNF, MultimodalVAE, Nexus
@@ -28,6 +29,7 @@ from mmvae_fast.onnx.manifest import (
     CLASSIFIER_PART,
     FUSION_PART,
     IO,
+    MODEL_SYSTEM,
     NO_PRIOR,
     PRIOR_PART,
     STANDARD_NORMAL,
@@ -70,9 +72,15 @@ class Taken:
     interface: Interface
     posterior: str = "gaussian"
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
-def take_apart(model: MultimodalVAE, classifier: nn.Module | None = None, classes: int = 0) -> Taken:
+def take_apart(
+    model: MultimodalVAE,
+    classifier: nn.Module | None = None,
+    classes: Sequence[str] = (),
+    system: str = MODEL_SYSTEM,
+) -> Taken:
     """The parts of a model on the CPU, in float32 and evaluation mode.
 
     Args:
@@ -91,9 +99,10 @@ def take_apart(model: MultimodalVAE, classifier: nn.Module | None = None, classe
         modalities,
         prior,
         model.context_dim if isinstance(model, CVAE) else 0,
-        classes,
+        len(classes),
         (*draws.posterior_noise(q), *private),
         prior_noise,
+        system=system,
     )
     fusion.noise = [n.name for n in interface.fusion_noise]
     modules: dict[str, nn.Module] = {FUSION_PART: fusion}
@@ -109,7 +118,7 @@ def take_apart(model: MultimodalVAE, classifier: nn.Module | None = None, classe
     io = interface.io()
     noise = {FUSION_PART: interface.fusion_noise, PRIOR_PART: interface.prior_noise}
     parts = {name: Part(modules[name], io[name], tuple(noise.get(name, ()))) for name in io}
-    return Taken(parts, interface, draws.posterior_kind(q), _notes(model))
+    return Taken(parts, interface, draws.posterior_kind(q), _notes(model), tuple(classes))
 
 
 def _notes(model: MultimodalVAE) -> tuple[str, ...]:
@@ -118,11 +127,8 @@ def _notes(model: MultimodalVAE) -> tuple[str, ...]:
     return ()
 
 
-def _modality_spec(model: MultimodalVAE, name: str) -> ModalitySpec:
-    modality, expert = model.modalities[name], model.network_dims[name]
-    private, nexus, conditional = model.private_dims[name], isinstance(model, Nexus), isinstance(model, CVAE)
-    code = model.latent_dim + model.context_dim if isinstance(model, CVAE) else expert
-    decodable = not isinstance(model, CVAE) or name in model.targets
+def modality_spec(name: str, modality: Modality) -> ModalitySpec:
+    """What a kind of data says of itself."""
     words = getattr(modality, "words", None)
     return ModalitySpec(
         name=name,
@@ -135,6 +141,16 @@ def _modality_spec(model: MultimodalVAE, name: str) -> ModalitySpec:
         vocabulary_size=getattr(modality, "vocabulary_size", None if words is None else len(words)),
         vocabulary=words,
         gaps=getattr(modality, "missing", False),
+    )
+
+
+def _modality_spec(model: MultimodalVAE, name: str) -> ModalitySpec:
+    modality, expert = model.modalities[name], model.network_dims[name]
+    private, nexus, conditional = model.private_dims[name], isinstance(model, Nexus), isinstance(model, CVAE)
+    code = model.latent_dim + model.context_dim if isinstance(model, CVAE) else expert
+    decodable = not isinstance(model, CVAE) or name in model.targets
+    return replace(
+        modality_spec(name, modality),
         expert_dim=expert,
         code_dim=code,
         decodable=decodable,

@@ -17,7 +17,11 @@ from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx import texts as texting
 from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, MissingInput, UnknownModality, unknown
 from mmvae_fast.onnx.manifest import (
+    CLASSIFIER_PART,
+    CYCLEGAN_SYSTEM,
     FUSION_PART,
+    GAN_SYSTEM,
+    GENERATOR_PART,
     NO_PRIOR,
     PRIOR_PART,
     Manifest,
@@ -30,6 +34,7 @@ from mmvae_fast.onnx.manifest import (
     lift_part,
     private_noise,
     step_part,
+    translator_part,
 )
 from mmvae_fast.onnx.sessions import Sessions
 
@@ -142,9 +147,29 @@ class Runtime:
         """Samples z [K, B, D] of the posterior; equal to ``model.encode(batch, mask).sample(n_samples, seed=seed)``."""
         return self._infer(inputs, mask, sampling=(integers.count("n_samples", n_samples), _seed(seed))).z
 
+    def predict_proba(self, inputs: Inputs, mask: Mask = None) -> np.ndarray:
+        """Probabilities [B, C] of a classifier's classes, given what each row has.
+
+        Raises:
+            InputError: a bundle without a classifier.
+        """
+        if CLASSIFIER_PART not in self.manifest.parts:
+            raise BadValue(f"the bundle holds a {self.manifest.model}, expected a FusionClassifier to classify with")
+        arrays, observed = checks.batch(self.modalities, inputs, mask)
+        mu, logvar, _ = self._encode(arrays, observed)
+        if not len(mu):
+            return np.zeros((0, len(self.manifest.classes or ())), np.float32)
+        return self._run(CLASSIFIER_PART, mu, logvar, observed)[0]
+
+    def classify(self, inputs: Inputs, mask: Mask = None) -> list[str]:
+        """The likeliest class of each row, by name."""
+        classes = self.manifest.classes or ()
+        return [classes[i] for i in self.predict_proba(inputs, mask).argmax(-1).tolist()]
+
     def fuse(self, mu: Any, logvar: Any, mask: Any) -> Posterior:
         """The posterior of experts of your own: mu, logvar [B, M, D], padded with anything to the widest modality's;
         mask bool [B, M]. Not of models whose complete rows have an encoder of their own."""
+        self._need(FUSION_PART, "fuse")
         if any(m.features for m in self.modalities.values()):
             raise BadValue(
                 f"fuse: {self.manifest.model} has a joint encoder, whose features fuse does not take: encode"
@@ -169,6 +194,7 @@ class Runtime:
             params: give the likelihood's raw parameters [..., *param_shape] instead (logits or means).
             condition, mask: of a conditional model (CVAE), what is given, of B rows, for z [..., B, D].
         """
+        self._need(FUSION_PART, "decode")
         names = checks.targets(self.modalities, to)
         conditional = self.manifest.context_dim > 0
         private = () if conditional else tuple(self._private_dim(n) + self.latent_dim for n in names)
@@ -203,6 +229,8 @@ class Runtime:
         """One modality from whatever is there, by the posterior's point: [B, *shape]. Same as ``model.translate``."""
         if not isinstance(to, str):
             raise BadDtype(f"to is a {type(to).__name__}, expected one modality's name (reconstruct takes several)")
+        if self.manifest.system == CYCLEGAN_SYSTEM:
+            return self._translated(inputs, to)
         return self.reconstruct(inputs, mask, to, seed=seed)[to]
 
     def sample(
@@ -211,21 +239,23 @@ class Runtime:
         seed: int | None = None,
         to: str | Sequence[str] | None = None,
         *,
-        condition: Inputs | None = None,
+        condition: Any = None,
         mask: Mask = None,
     ) -> dict[str, np.ndarray]:
         """Decode n samples of the prior, [n, *shape]; with a seed, what ``model.sample(n, seed=seed)`` gives.
 
         Args:
             condition, mask: of a conditional model (CVAE), what is given: n samples for each of its rows,
-                [n, B, *shape].
+                [n, B, *shape]. Of a conditional GAN an array, labels [n] or embeddings [n, C]; None draws labels.
 
         Raises:
             InputError: a model without a prior (Autoencoder), or a condition for one that takes none.
         """
         names, n, seed = checks.targets(self.modalities, to), integers.count("n", n), _seed(seed)
+        if self.manifest.system == GAN_SYSTEM:
+            return {name: self._generated(n, seed, condition) for name in names}
         if self.manifest.prior == NO_PRIOR:
-            raise BadValue(f"sample: a {self.manifest.model} has no prior to sample, decode latents of your own")
+            raise BadValue(f"sample: a {self.manifest.model} has no prior to sample from")
         if condition is not None:
             given = self._given(condition, mask)
             assert given.prior is not None
@@ -348,6 +378,42 @@ class Runtime:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    def _generated(self, n: int, seed: int, condition: Any) -> np.ndarray:
+        """A GAN's samples."""
+        spec = next(iter(self.modalities.values()))
+        classes, dim = len(self.manifest.classes or ()), self.manifest.condition_dim
+        given: list[np.ndarray] = []
+        if not classes and not dim:
+            if condition is not None:
+                raise BadValue("condition is given, but this GAN has none")
+        elif condition is None:
+            if dim:
+                raise MissingInput(f"condition is None, expected embeddings [n, {dim}]")
+            u = noise.philox_uniform(noise.branch(seed, 1), n, 1)[:, 0]
+            given = [np.minimum((u * np.float32(classes)).astype(np.int64), classes - 1)]
+        else:
+            given = [checks.labels(condition, n, classes) if classes else checks.embeddings(condition, n, dim)]
+        if n == 0:
+            return np.zeros((0, *spec.shape), dtype=spec.dtype)
+        return self._run(GENERATOR_PART, *given, *self._noise(GENERATOR_PART, {"batch": n}, seed, None))[0]
+
+    def _translated(self, inputs: Inputs, to: str) -> np.ndarray:
+        """A CycleGAN's translation."""
+        checks.targets(self.modalities, to)
+        (source,) = (name for name in self.modalities if name != to)
+        if not isinstance(inputs, Mapping) or source not in inputs:
+            raise MissingInput(f"inputs: expected {source!r} to translate to {to!r}")
+        x = checks.samples(self.modalities[source], inputs[source])
+        checks.check_values(self.modalities[source], x, np.arange(len(x)))
+        if not len(x):
+            return np.zeros((0, *self.modalities[to].shape), dtype=self.modalities[to].dtype)
+        return self._run(translator_part(to), x)[0]
+
+    def _need(self, part: str, verb: str) -> None:
+        if part not in self.manifest.parts:
+            can = {GAN_SYSTEM: "sample", CYCLEGAN_SYSTEM: "cross_generate"}.get(self.manifest.system, "encode")
+            raise BadValue(f"{verb}: a {self.manifest.model} has no part for it, it can {can}")
+
     @property
     def _experts_shape(self) -> tuple[int, int]:
         """[M, E]: how many experts, and what they are padded to."""
@@ -381,6 +447,7 @@ class Runtime:
         private_seed: int | None = None,
     ) -> _Inferred:
         """The fusion's answer, with z [K, B, D] for ``sampling`` = (K, seed)."""
+        self._need(FUSION_PART, "encode")
         arrays, observed = checks.batch(self.modalities, inputs, mask)
         mu, logvar, features = self._encode(arrays, observed)
         return self._fuse(mu, logvar, observed, features, sampling, private_seed)

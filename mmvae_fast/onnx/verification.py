@@ -19,9 +19,20 @@ from mmvae_fast import _lazy, functional
 from mmvae_fast.onnx import noise
 from mmvae_fast.onnx import parts as taking
 from mmvae_fast.onnx.errors import BundleError, ExportVerificationError
-from mmvae_fast.onnx.manifest import FUSION_PART, ModalitySpec, TensorSpec, begin_part, step_part
+from mmvae_fast.onnx.manifest import (
+    CLASSIFIER_SYSTEM,
+    CYCLEGAN_SYSTEM,
+    FUSION_PART,
+    GAN_SYSTEM,
+    ModalitySpec,
+    TensorSpec,
+    begin_part,
+    step_part,
+    translator_part,
+)
 from mmvae_fast.onnx.report import Record, Report
 from mmvae_fast.onnx.runtime import Runtime
+from mmvae_fast.onnx.systems import take_any_apart
 
 if TYPE_CHECKING:
     from mmvae_fast.models import MultimodalVAE
@@ -64,20 +75,22 @@ def compare(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, ato
     _check_files(runtime)
     record = Record(rtol, atol)
     rng = np.random.default_rng(0)
-    taken = taking.take_apart(model)
+    taken = take_any_apart(model)
     _compare_networks(runtime, taken, record, rng)
-    _compare_fusion(runtime, taken, record, rng)
-    _compare_runtime(runtime, model, record, rng)
+    if FUSION_PART in taken.parts:
+        _compare_fusion(runtime, taken, record, rng)
+    compare_verbs(runtime, model, record, rng)
     return Report(record.checks(), rtol, atol)
 
 
-def _check_same_model(runtime: Runtime, model: MultimodalVAE) -> None:
+def _check_same_model(runtime: Runtime, model: Any) -> None:
     def describe(name, latent_dim, modalities):
         return {"class": name, "latent_dim": latent_dim, "modalities": modalities}
 
+    latent_dim = model.code_dim if runtime.manifest.system == CYCLEGAN_SYSTEM else model.latent_dim
     ours = describe(
         type(model).__name__,
-        model.latent_dim,
+        latent_dim,
         {n: (m.kind, tuple(m.shape), tuple(m.param_shape)) for n, m in model.modalities.items()},
     )
     theirs = describe(
@@ -138,7 +151,8 @@ def _few(patterns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _compare_networks(runtime: Runtime, taken: taking.Taken, record: Record, rng: np.random.Generator) -> None:
     """Every part but the fusion, on data of its modality."""
-    by_part = {name: spec for spec in runtime.modalities.values() for name in _parts_of(spec, taken)}
+    by_part = {translator_part(a): runtime.modalities[b] for a, b in itertools.permutations(runtime.modalities, 2)}
+    by_part |= {name: spec for spec in runtime.modalities.values() for name in _parts_of(spec, taken)}
     for name, part in taken.parts.items():
         if name == FUSION_PART:
             continue
@@ -162,6 +176,8 @@ def _given(tensor: TensorSpec, spec: ModalitySpec | None, rows: int, rng: np.ran
     """An input of a part."""
     if tensor.name == "x" and spec is not None:
         return _data(spec, rows, rng)
+    if tensor.name == "label":
+        return np.zeros(rows, np.int64)
     shape = [rows if isinstance(n, str) else n for n in tensor.shape]
     if tensor.dtype == "bool":
         return rng.random(shape) < 0.5
@@ -219,6 +235,33 @@ def _compare_fusion(runtime: Runtime, taken: taking.Taken, record: Record, rng: 
             actual = runtime._run(FUSION_PART, *given, *ours)
             for tensor, e, a in zip(part.io.outputs, expected, actual, strict=True):
                 record.add(FUSION_PART, tensor.name, f"{case}, K={samples}", e, a)
+
+
+def compare_verbs(runtime: Runtime, model: Any, record: Record, rng: np.random.Generator) -> None:
+    """The Runtime's verbs against those of a model or system."""
+    full = {name: _data(spec, _ROWS, rng) for name, spec in runtime.modalities.items()}
+    if runtime.manifest.system == GAN_SYSTEM:
+        dim, condition = runtime.manifest.condition_dim, None
+        if dim:
+            condition = _normal(rng, _ROWS, dim)
+        for seed in _SEEDS:
+            given = None if condition is None else torch.from_numpy(condition)
+            expected = model.sample(_ROWS, given, seed=seed)
+            actual = runtime.sample(_ROWS, seed=seed, condition=condition)[model.name]
+            record.add("Runtime.sample", model.name, f"seed={seed}", expected, actual)
+    elif runtime.manifest.system == CYCLEGAN_SYSTEM:
+        for to in runtime.modalities:
+            expected = model.translate({n: torch.from_numpy(x) for n, x in full.items()}, to)
+            record.add("Runtime.cross_generate", to, f"B={_ROWS}", expected, runtime.cross_generate(full, to))
+    else:
+        _compare_runtime(runtime, getattr(model, "model", model), record, rng)
+    if runtime.manifest.system == CLASSIFIER_SYSTEM:
+        batch = {n: torch.from_numpy(x) for n, x in full.items()}
+        for mask in _patterns(len(full), rng)[:_MANY_PATTERNS]:
+            rows = np.tile(mask, (_ROWS, 1))
+            expected = model.predict_proba(batch, torch.from_numpy(rows))
+            actual, case = runtime.predict_proba(full, rows), f"observed={mask.astype(int).tolist()}"
+            record.add("Runtime.predict_proba", "probabilities", case, expected, actual)
 
 
 def _compare_runtime(runtime: Runtime, model: MultimodalVAE, record: Record, rng: np.random.Generator) -> None:

@@ -6,23 +6,26 @@ import torch
 
 from mmvae_fast.onnx import Manifest, Runtime
 from mmvae_fast.onnx.manifest import PartSpec
-from mmvae_fast.onnx.parts import take_apart
+from mmvae_fast.onnx.systems import take_any_apart
 
 
 class Eager(Runtime):
-    def __init__(self, model, **options):
-        self.taken = taken = take_apart(model, **options)
+    def __init__(self, model):
+        self.taken = taken = take_any_apart(model)
         parts = {name: PartSpec(f"{name}.onnx", *part.io, part.noise) for name, part in taken.parts.items()}
         super().__init__(
             "nowhere",
             Manifest(
                 model=type(model).__name__,
-                latent_dim=model.latent_dim,
+                latent_dim=taken.interface.latent_dim,
                 modalities=tuple(taken.interface.modalities),
                 parts=parts,
                 opset=20,
                 ir_version=10,
                 versions={},
+                system=taken.interface.system,
+                condition_dim=taken.interface.condition_dim,
+                classes=taken.classes or None,
                 posterior=taken.posterior,
                 prior=taken.interface.prior,
                 context_dim=taken.interface.context_dim,
