@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mmvae_fast import __version__, _files, _lazy
+from mmvae_fast import __version__, _files, _lazy, _pictures
 from mmvae_fast.onnx import graphs, verification
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx.errors import ExportError
@@ -58,6 +58,7 @@ def export_onnx(
     overwrite: bool = False,
     verify: bool = True,
     sampling: str = "eps",
+    preprocessing: Mapping[str, Mapping[str, Any]] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Export a trained model for serving with :class:`~mmvae_fast.onnx.Runtime` or any ONNX runtime.
@@ -74,6 +75,8 @@ def export_onnx(
         verify: compare with torch on every mask pattern before reporting success; see :func:`verify`.
         sampling: "eps": noise is an input of the graphs, which the Runtime makes from a seed; "philox": a seed is, and
             the graphs make the same noise, for runtimes that cannot.
+        preprocessing: by name of a modality of pictures, how they became its values: what its reader's ``config()``
+            says ("fit" and "background" of it), so that the Runtime takes files and pixels.
         metadata: whatever JSON can hold, kept in the manifest.
 
     Raises:
@@ -92,14 +95,14 @@ def export_onnx(
     if sampling not in manifests.SAMPLINGS:
         raise ValueError(f"sampling is {sampling!r}, expected one of {manifests.SAMPLINGS}")
     _check_model(model)
-    metadata = _plain(metadata)
+    metadata, reading = _plain(metadata), _reading(model, preprocessing or {})
     folder = Path(folder).resolve()  # through a link to a folder: the link stays, what it points to is replaced
     _files.recover_folder(folder)
     _check_target(folder, overwrite)
     twin = cpu_copy(model)
     fill = folder.is_dir() and not any(folder.iterdir())
     with _files.temporary_sibling(folder / "bundle" if fill else folder) as temp:
-        manifest = _write_bundle(twin, temp, opset, sampling, metadata)
+        manifest = _write_bundle(twin, temp, opset, sampling, reading, metadata)
         report = None
         if verify:
             report = verification.compare(temp, twin)
@@ -120,6 +123,23 @@ def _check_model(model: Any) -> None:
         )
 
 
+def _reading(model: Exportable, preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of pictures, what of their readers' descriptions concerns a single one."""
+    reading = {}
+    for name, how in preprocessing.items():
+        if name not in model.modalities or model.modalities[name].kind != "image":
+            images = [n for n, m in model.modalities.items() if m.kind == "image"]
+            raise ValueError(f"preprocessing names {name!r}, expected some of the modalities of pictures {images}")
+        fit, background = how.get("fit", "stretch"), how.get("background", 1.0)
+        if fit not in _pictures.FITS or not isinstance(background, (int, float)) or not 0 <= background <= 1:
+            raise ValueError(
+                f"preprocessing of {name!r} is {dict(how)!r}, expected 'fit', one of {_pictures.FITS}, and "
+                "'background' from 0 to 1"
+            )
+        reading[name] = {"fit": fit, "background": float(background)}
+    return reading
+
+
 def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
@@ -132,7 +152,14 @@ def cpu_copy(model: Exportable) -> Any:
     return copy.deepcopy(model).cpu().float().eval()
 
 
-def _write_bundle(model: Exportable, folder: Path, opset: int, sampling: str, metadata: Mapping[str, Any]) -> Manifest:
+def _write_bundle(
+    model: Exportable,
+    folder: Path,
+    opset: int,
+    sampling: str,
+    reading: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+) -> Manifest:
     taken = take_any_apart(model)
     expected = replace(taken.interface, sampling=sampling).io()
     programs, parts = {}, {}
@@ -146,6 +173,8 @@ def _write_bundle(model: Exportable, folder: Path, opset: int, sampling: str, me
         if wrong := manifests.mismatch(parts[name].io, expected[name]):  # a custom network may return anything
             raise ExportError(f"{name}: {wrong}")
     manifest = replace(_manifest(model, taken, parts, opset, metadata), sampling=sampling)
+    read = tuple(replace(m, preprocessing=reading.get(m.name)) for m in manifest.modalities)
+    manifest = replace(manifest, modalities=read)
     for name, program in programs.items():
         program.metadata_props[manifests.METADATA_KEY] = manifest.dumps(indent=None)
         graphs.save(program, folder, name)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmvae_fast._pictures import FITS
 from mmvae_fast.onnx import noise
 from mmvae_fast.onnx.errors import BundleError
 
@@ -102,6 +103,8 @@ class ModalitySpec:
     own_code: bool = False  # the fusion says what its decoder takes: the latent alone does not
     lifted: bool = False  # a network of its own leads from the latent to what its decoder takes
     tokens: LanguageSpec | None = None
+    preprocessing: Mapping[str, Any] | None = None
+    """Of pictures: "fit" and "background", as :class:`mmvae_fast.data.ImageReader` has them."""
 
 
 @dataclass(frozen=True)
@@ -454,8 +457,15 @@ class _Reader:
             features=self.flag(value, "features"),
             own_code=self.flag(value, "own_code"),
             lifted=self.flag(value, "lifted"),
+            preprocessing=None if value.get("preprocessing") is None else self.preprocessing(value["preprocessing"]),
             tokens=None if value.get("tokens") is None else self.language(value["tokens"]),
         )
+
+    def preprocessing(self, value: Any) -> dict[str, Any]:
+        background = float(self.get(value, "background", (int, float)))
+        if not 0 <= background <= 1:
+            raise self.fail(f"'background' is {background}, expected 0 to 1")
+        return {"fit": self.one_of(value, "fit", FITS), "background": background}
 
     def language(self, value: Any) -> LanguageSpec:
         pad, begin, end, offset = (self.count(value, key) for key in ("pad", "begin", "end", "offset"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmvae_fast import _words
 from mmvae_fast.onnx import inputs as checks
-from mmvae_fast.onnx import integers, noise
+from mmvae_fast.onnx import integers, noise, raw
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx import texts as texting
 from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, MissingInput, UnknownModality, unknown
@@ -75,6 +75,9 @@ class Runtime:
     are observed (None: all; name -> bool [B]; or bool [B, M] with the columns in the order of ``modalities``). An
     encoder runs on observed rows only and is not even loaded before there is one. A row with nothing observed gets the
     prior.
+
+    Texts may be strings, and pictures paths, bytes of files or, where the bundle says how they were read, uint8 pixels
+    [B, H, W(, C)]; a lone one is a batch of one.
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class Runtime:
         """
         if CLASSIFIER_PART not in self.manifest.parts:
             raise BadValue(f"the bundle holds a {self.manifest.model}, expected a FusionClassifier to classify with")
-        arrays, observed = checks.batch(self.modalities, inputs, mask)
+        arrays, observed = checks.batch(self.modalities, self._read(inputs), mask)
         mu, logvar, _ = self._encode(arrays, observed)
         if not len(mu):
             return np.zeros((0, len(self.manifest.classes or ())), np.float32)
@@ -401,6 +404,7 @@ class Runtime:
         """A CycleGAN's translation."""
         checks.targets(self.modalities, to)
         (source,) = (name for name in self.modalities if name != to)
+        inputs = self._read(inputs)
         if not isinstance(inputs, Mapping) or source not in inputs:
             raise MissingInput(f"inputs: expected {source!r} to translate to {to!r}")
         x = checks.samples(self.modalities[source], inputs[source])
@@ -408,6 +412,10 @@ class Runtime:
         if not len(x):
             return np.zeros((0, *self.modalities[to].shape), dtype=self.modalities[to].dtype)
         return self._run(translator_part(to), x)[0]
+
+    def _read(self, inputs: Inputs) -> Inputs:
+        """With texts and pictures as arrays."""
+        return raw.arrays(self.modalities, inputs, self.tokenize)
 
     def _need(self, part: str, verb: str) -> None:
         if part not in self.manifest.parts:
@@ -448,7 +456,7 @@ class Runtime:
     ) -> _Inferred:
         """The fusion's answer, with z [K, B, D] for ``sampling`` = (K, seed)."""
         self._need(FUSION_PART, "encode")
-        arrays, observed = checks.batch(self.modalities, inputs, mask)
+        arrays, observed = checks.batch(self.modalities, self._read(inputs), mask)
         mu, logvar, features = self._encode(arrays, observed)
         return self._fuse(mu, logvar, observed, features, sampling, private_seed)
 
