@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mmvae_fast.onnx.noise import philox_normal
     from mmvae_fast.onnx.report import Report
     from mmvae_fast.onnx.runtime import Posterior, Runtime
-    from mmvae_fast.onnx.translation import decompositions
+    from mmvae_fast.onnx.translation import decompositions, translation_table
     from mmvae_fast.onnx.verification import verify
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "decompositions",
     "export_onnx",
     "philox_normal",
+    "translation_table",
     "verify",
 ]
 
@@ -63,6 +64,7 @@ _HOME = {
     "decompositions": "translation",
     "export_onnx": "export",
     "philox_normal": "noise",
+    "translation_table": "translation",
     "verify": "verification",
 }  # the rest are errors
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from mmvae_fast import __version__
 from mmvae_fast.onnx.errors import ExportError
 from mmvae_fast.onnx.manifest import TensorSpec
 from mmvae_fast.onnx.parts import Part
+from mmvae_fast.onnx.tracing import plain_attention, quiet
 from mmvae_fast.onnx.translation import decompositions
 
 IR_VERSION = 10  # the newest one that ONNX Runtime 1.18 reads
@@ -35,7 +33,7 @@ def program(name: str, part: Part, opset: int) -> Any:
         dynamic.append({i: dims[n] for i, n in enumerate(tensor.shape) if isinstance(n, str)})
     shapes = _as_arguments(part.module, dynamic)
     try:
-        with torch.no_grad(), _quiet(), _plain_attention():
+        with torch.no_grad(), quiet(), plain_attention():
             program = torch.export.export(part.module, tuple(examples), dynamic_shapes=shapes)
             native = decompositions()
             if _calls(program, native):  # decomposing takes as long as tracing, and most parts need none
@@ -85,31 +83,6 @@ def specs(values: Sequence[Any]) -> tuple[TensorSpec, ...]:
 def _calls(program: torch.export.ExportedProgram, targets: Mapping[Any, Any]) -> bool:
     graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
     return any(node.target in targets for graph in graphs for node in graph.nodes)
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Transformers of torch's own are one fused operator in evaluation mode, which ONNX has not."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporting talks about optional packages and deprecations inside torch; none of it is for the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def clean(name: str, program: Any) -> None:

@@ -28,6 +28,7 @@ from mmvae_fast.onnx import (
     export_onnx,
     graphs,
     manifest,
+    translation_table,
     verify,
 )
 
@@ -453,6 +454,30 @@ def test_users_modules_reach_onnx_with_their_noise():
         found = session.run(None, {name: t.numpy() for name, t in zip(names, args, strict=True)})
         with torch.no_grad():
             for a, b in zip(found, Sampler()(*args), strict=True):
+                np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_users_modules_reach_onnx_by_the_translation_table():
+    """The same without a program of one's own, at sizes that were not traced."""
+    batch = torch.export.Dim("batch")
+    names = ["mu", "logvar", "mask", "seed"]
+    with torch.no_grad():
+        exported = torch.onnx.export(
+            Everything(),
+            arguments(5, 7),
+            dynamic_shapes=({1: batch}, {1: batch}, {0: batch}, None),
+            custom_translation_table=translation_table(),
+            input_names=names,
+            opset_version=20,
+            verbose=False,
+        ).model_proto
+    onnx.checker.check_model(exported, full_check=True)
+    session = ort.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+    for rows, seed in ((5, 7), (1, -3)):
+        args = arguments(rows, seed)
+        found = session.run(None, {name: t.numpy() for name, t in zip(names, args, strict=True)})
+        with torch.no_grad():
+            for a, b in zip(found, Everything()(*args), strict=True):
                 np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
 
 
