@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mmvae_fast import __version__, _files, _lazy, _pictures
-from mmvae_fast.onnx import graphs, verification
+from mmvae_fast.onnx import graphs, single, verification
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx.errors import ExportError
 from mmvae_fast.onnx.manifest import Manifest, PartSpec
@@ -28,6 +28,7 @@ from mmvae_fast.onnx.seeded import seed_graph
 from mmvae_fast.onnx.systems import EXPORTABLE, take_any_apart
 
 Exportable = Any  # one of EXPORTABLE: a model, or a system
+LAYOUTS = ("bundle", "single")
 OPSETS = range(18, 24)  # below, Split breaks; above, no ONNX Runtime of the supported range runs them all
 
 
@@ -42,6 +43,8 @@ class ExportResult:
 
     @property
     def files(self) -> list[Path]:
+        if self.folder.suffix == ".onnx" and self.folder.is_file():  # layout "single"
+            return [self.folder]
         return [self.folder / name for name in (*self.manifest.files, manifests.FILE_NAME)]
 
     def __str__(self) -> str:
@@ -57,6 +60,7 @@ def export_onnx(
     opset: int = 20,
     overwrite: bool = False,
     verify: bool = True,
+    layout: str = "bundle",
     sampling: str = "eps",
     preprocessing: Mapping[str, Mapping[str, Any]] | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -73,6 +77,8 @@ def export_onnx(
         folder: where the bundle goes; new, empty, or with ``overwrite`` an older bundle.
         opset: ONNX operator set, 18 to 23.
         verify: compare with torch on every mask pattern before reporting success; see :func:`verify`.
+        layout: "bundle", or "single": everything in one file, ``folder`` being its path *.onnx, for runtimes that know
+            nothing of bundles; see :mod:`mmvae_fast.onnx.single`. The Runtime serves bundles.
         sampling: "eps": noise is an input of the graphs, which the Runtime makes from a seed; "philox": a seed is, and
             the graphs make the same noise, for runtimes that cannot.
         preprocessing: by name of a modality of pictures, how they became its values: what its reader's ``config()``
@@ -96,6 +102,11 @@ def export_onnx(
         raise ValueError(f"sampling is {sampling!r}, expected one of {manifests.SAMPLINGS}")
     _check_model(model)
     metadata, reading = _plain(metadata), _reading(model, preprocessing or {})
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout is {layout!r}, expected one of {LAYOUTS}")
+    if layout == "single":
+        options = (opset, sampling, reading, metadata)
+        return _export_single(cpu_copy(model), Path(folder), options, overwrite, verify, began)
     folder = Path(folder).resolve()  # through a link to a folder: the link stays, what it points to is replaced
     _files.recover_folder(folder)
     _check_target(folder, overwrite)
@@ -172,9 +183,7 @@ def _write_bundle(
         parts[name] = PartSpec(graphs.file_name(name), inputs, outputs, part.noise)
         if wrong := manifests.mismatch(parts[name].io, expected[name]):  # a custom network may return anything
             raise ExportError(f"{name}: {wrong}")
-    manifest = replace(_manifest(model, taken, parts, opset, metadata), sampling=sampling)
-    read = tuple(replace(m, preprocessing=reading.get(m.name)) for m in manifest.modalities)
-    manifest = replace(manifest, modalities=read)
+    manifest = _manifest(model, taken, parts, opset, metadata, sampling, reading)
     for name, program in programs.items():
         program.metadata_props[manifests.METADATA_KEY] = manifest.dumps(indent=None)
         graphs.save(program, folder, name)
@@ -187,13 +196,49 @@ def _write_bundle(
     return manifest
 
 
+def _export_single(
+    model: Exportable, path: Path, options: tuple[Any, ...], overwrite: bool, verify: bool, began: float
+) -> ExportResult:
+    """One file, in place at the end or not at all."""
+    opset, sampling, reading, metadata = options
+    if path.suffix != ".onnx":
+        raise ValueError(f"layout 'single': the path is {path}, expected a file *.onnx")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise FileExistsError(f"{path} already exists; pass overwrite=True to replace the file, or choose another path")
+    taken = take_any_apart(model)
+    part = single.whole(taken)
+    program = graphs.program(single.MODEL_PART, part, opset)
+    if sampling == "philox":
+        seed_graph(program, part.noise)
+    graphs.clean(single.MODEL_PART, program)
+    found = PartSpec(path.name, graphs.specs(program.graph.inputs), graphs.specs(program.graph.outputs), part.noise)
+    manifest = _manifest(model, taken, {single.MODEL_PART: found}, opset, metadata, sampling, reading)
+    program.metadata_props[manifests.METADATA_KEY] = manifest.dumps(indent=None)
+    report = None
+    with _files.temporary_sibling(path) as temp:
+        file = temp / graphs.save(program, temp, single.MODEL_PART)
+        if len(list(temp.iterdir())) > 1:
+            raise ExportError(f"{path}: more than {graphs.MAX_INLINE_BYTES} bytes do not fit one file; export a bundle")
+        if verify:
+            report = verification.compare_single(file, model, sampling)
+            report.raise_if_failed()
+        os.replace(file, path)
+    return ExportResult(path, manifest, report, time.perf_counter() - began)
+
+
 def _manifest(
-    model: Exportable, taken: Taken, parts: Mapping[str, PartSpec], opset: int, metadata: Mapping[str, Any]
+    model: Exportable,
+    taken: Taken,
+    parts: Mapping[str, PartSpec],
+    opset: int,
+    metadata: Mapping[str, Any],
+    sampling: str,
+    reading: Mapping[str, Any],
 ) -> Manifest:
     return Manifest(
         model=type(model).__name__,
         latent_dim=taken.interface.latent_dim,
-        modalities=tuple(taken.interface.modalities),
+        modalities=tuple(replace(m, preprocessing=reading.get(m.name)) for m in taken.interface.modalities),
         parts=parts,
         opset=opset,
         ir_version=graphs.IR_VERSION,
@@ -201,6 +246,7 @@ def _manifest(
         posterior=taken.posterior,
         prior=taken.interface.prior,
         system=taken.interface.system,
+        sampling=sampling,
         condition_dim=taken.interface.condition_dim,
         classes=taken.classes or None,
         context_dim=taken.interface.context_dim,

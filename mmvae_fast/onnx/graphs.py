@@ -51,7 +51,19 @@ def program(name: str, part: Part, opset: int) -> Any:
     assert exported is not None  # it is only when writing to a file
     for value, tensor in zip(exported.model.graph.outputs, part.io.outputs, strict=False):
         _name_sizes(value, tensor)
+    _rename_inside(exported.model)
     return exported.model
+
+
+def _rename_inside(program: Any) -> None:
+    """Values of the exporter's own naming ("t", of a transposed weight) give way to those that we and users name."""
+    graph = program.graph
+    outside = {id(value): value.name for value in (*graph.inputs, *graph.outputs)}
+    taken = set(outside.values())
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if id(value) not in outside and value.name in taken:
+                value.name = f"{value.name}_inside"
 
 
 def _name_sizes(value: Any, tensor: TensorSpec) -> None:
