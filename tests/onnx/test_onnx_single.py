@@ -43,6 +43,7 @@ def test_one_file_that_any_runtime_runs(exported):
     np.testing.assert_allclose(found["prediction_v"], expected["v"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_and_seeds_inside(tmp_path):
     model = make(JMVAE, joint_hidden=(3,))
     assert export_onnx(model, tmp_path / "m.onnx", layout="single", sampling="philox").report.passed

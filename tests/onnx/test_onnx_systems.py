@@ -75,7 +75,7 @@ def test_labels_drawn_and_given():
     assert runtime.sample(0)["i"].shape == (0, 1, 4, 4)
 
 
-@pytest.mark.parametrize("name", ["classifier", "GAN of classes", "CycleGAN"])
+@pytest.mark.parametrize("name", ["classifier", "GAN of classes", pytest.param("CycleGAN", marks=pytest.mark.slow)])
 def test_traced(name, tmp_path):
     result = export_onnx(make(name), tmp_path / "bundle", sampling="philox" if "GAN" in name else "eps")
     assert result.report.passed
