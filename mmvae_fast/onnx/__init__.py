@@ -17,16 +17,18 @@ if TYPE_CHECKING:
         BundleError,
         ExportError,
         ExportVerificationError,
+        InferenceTimeout,
         InputError,
         MissingInput,
         NonFinite,
         UnknownModality,
     )
-    from mmvae_fast.onnx.export import ExportResult, decompositions, export_onnx
+    from mmvae_fast.onnx.export import ExportResult, export_onnx
     from mmvae_fast.onnx.manifest import Manifest
     from mmvae_fast.onnx.noise import philox_normal
     from mmvae_fast.onnx.report import Report
     from mmvae_fast.onnx.runtime import Posterior, Runtime
+    from mmvae_fast.onnx.translation import decompositions, translation_table
     from mmvae_fast.onnx.verification import verify
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "ExportError",
     "ExportResult",
     "ExportVerificationError",
+    "InferenceTimeout",
     "InputError",
     "Manifest",
     "MissingInput",
@@ -48,6 +51,7 @@ __all__ = [
     "decompositions",
     "export_onnx",
     "philox_normal",
+    "translation_table",
     "verify",
 ]
 
@@ -57,9 +61,10 @@ _HOME = {
     "Posterior": "runtime",
     "Report": "report",
     "Runtime": "runtime",
-    "decompositions": "export",
+    "decompositions": "translation",
     "export_onnx": "export",
     "philox_normal": "noise",
+    "translation_table": "translation",
     "verify": "verification",
 }  # the rest are errors
 
