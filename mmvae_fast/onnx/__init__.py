@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmvae_fast.onnx.export import ExportResult, decompositions, export_onnx
     from mmvae_fast.onnx.manifest import Manifest
     from mmvae_fast.onnx.noise import philox_normal
+    from mmvae_fast.onnx.quantize import QuantizationError, QuantizeResult, quantize_onnx
     from mmvae_fast.onnx.report import Report
     from mmvae_fast.onnx.runtime import Posterior, Runtime
     from mmvae_fast.onnx.verification import verify
@@ -42,12 +43,15 @@ __all__ = [
     "MissingInput",
     "NonFinite",
     "Posterior",
+    "QuantizationError",
+    "QuantizeResult",
     "Report",
     "Runtime",
     "UnknownModality",
     "decompositions",
     "export_onnx",
     "philox_normal",
+    "quantize_onnx",
     "verify",
 ]
 
@@ -55,11 +59,14 @@ _HOME = {
     "ExportResult": "export",
     "Manifest": "manifest",
     "Posterior": "runtime",
+    "QuantizationError": "quantize",
+    "QuantizeResult": "quantize",
     "Report": "report",
     "Runtime": "runtime",
     "decompositions": "export",
     "export_onnx": "export",
     "philox_normal": "noise",
+    "quantize_onnx": "quantize",
     "verify": "verification",
 }  # the rest are errors
 
