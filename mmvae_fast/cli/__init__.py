@@ -4,10 +4,11 @@
 from mmvae_fast.cli.app import INTERRUPTED, app
 
 from mmvae_fast.cli import demo, doctor, train, evaluate, translate, sample, embed  # isort: skip - registers, in order
+from mmvae_fast.cli import export, verify, inspect, quantize, bench, run  # isort: skip
 
 __all__ = ["INTERRUPTED", "app", "main"]
 
-_COMMANDS = (demo, doctor, train, evaluate, translate, sample, embed)
+_COMMANDS = (demo, doctor, train, evaluate, translate, sample, embed, export, verify, inspect, quantize, bench, run)
 
 
 def main() -> None:

@@ -1,0 +1,212 @@
+"""Values as people and other programs have them (files, texts, numbers) as arrays for the Runtime, and back.
+
+Everything comes from outside, so nothing is believed: sizes are checked before memory is taken, nothing is unpickled,
+and every error names the modality, what came and what was expected. NumPy only; Pillow for pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmvae_fast import _files, _lazy
+from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, InputError
+from mmvae_fast.onnx.manifest import ModalitySpec
+from mmvae_fast.onnx.runtime import Runtime
+
+MAX_PIXELS = 2**25
+"""Of a picture, before it is decoded: a file of a few kB can hold gigapixels."""
+
+_NPY = b"\x93NUMPY"
+
+
+def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
+    """One sample [1, *shape] from a command line: the path of a file, words, or numbers with commas.
+
+    Raises:
+        InputError: what was given makes no sample of this modality.
+        OSError: a file that cannot be read.
+    """
+    spec = runtime.modalities[name]
+    if spec.vocabulary is not None and not text.endswith(".npy"):
+        return runtime.tokenize([text], name)
+    if len(spec.shape) == 1 and (numbers := _numbers(text)) is not None:
+        return from_list(runtime, name, [numbers])
+    path = Path(text)
+    if not path.is_file():
+        raise InputError(f"modality {name!r}: {text!r} is no file; expected {expected(spec)}")
+    return from_bytes(runtime, name, path.read_bytes(), text)
+
+
+def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndarray:
+    """Samples [B, *shape] from the content of a file: .npy (one sample or several), a picture, text, JSON or CSV.
+
+    Raises:
+        InputError: what is wrong with it; ``source`` names it.
+    """
+    spec = runtime.modalities[name]
+    where = f"modality {name!r}: {source}"
+    if data.startswith(_NPY):
+        found = _npy(data, where)
+        return found[None] if found.shape == spec.shape else found
+    if spec.kind == "image":
+        return _picture(data, spec, where)[None]
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise BadDtype(f"{where}: {len(data)} bytes of no known format, expected {expected(spec)}") from None
+    if spec.vocabulary is not None:
+        return runtime.tokenize([text], name)
+    if text.startswith("["):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadValue(f"{where}: not valid JSON ({error})") from None
+        found = _array(spec, value, where)
+        return found[None] if found.shape == spec.shape else found
+    numbers = _numbers(text)
+    if numbers is None:
+        raise BadValue(f"{where}: expected {expected(spec)}")
+    return from_list(runtime, name, [numbers])
+
+
+def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
+    """Samples [B, *shape] from plain Python data, such as parsed JSON: nested lists of numbers, or texts.
+
+    Raises:
+        InputError: ragged, of another shape, or not numbers.
+    """
+    spec = runtime.modalities[name]
+    where = f"modality {name!r}"
+    if not isinstance(rows, list):
+        raise BadShape(f"{where} is a {type(rows).__name__}, expected a list of samples")
+    if rows and all(isinstance(row, str) for row in rows):
+        if spec.vocabulary is None:
+            raise BadDtype(f"{where} holds texts, expected {expected(spec)}")
+        return runtime.tokenize(rows, name)
+    return _array(spec, rows, where)
+
+
+def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
+    """A sample [*shape] as a line for a person: words, or numbers; None where a file is needed."""
+    spec = runtime.modalities[name]
+    if spec.vocabulary is not None:
+        return runtime.detokenize(sample[None], name)[0]
+    if len(spec.shape) == 1:
+        return ",".join(f"{value:g}" for value in sample.tolist())
+    return None
+
+
+def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> Path:
+    """Write a sample [*shape] as .png (images), .txt (words), .csv (numbers) or, where the path says so or nothing
+    else fits, .npy; the suffix is added unless it is there. The file is there when it is complete."""
+    spec, path = runtime.modalities[name], Path(path)
+    suffix = path.suffix.lower()
+    line = as_text(runtime, name, sample)
+    if suffix != ".npy" and is_picture(spec):
+        path, data = _files.with_ending(path, ".png"), png(sample)
+    elif suffix != ".npy" and line is not None:
+        path, data = _files.with_ending(path, ".txt" if spec.vocabulary is not None else ".csv"), f"{line}\n".encode()
+    else:
+        file = io.BytesIO()
+        np.save(file, sample, allow_pickle=False)
+        path, data = _files.with_ending(path, ".npy"), file.getvalue()
+    _files.write_atomic(path, data)
+    return path
+
+
+def is_picture(spec: ModalitySpec) -> bool:
+    return spec.kind == "image" and len(spec.shape) == 3 and spec.shape[0] in (1, 3)
+
+
+def png(sample: np.ndarray) -> bytes:
+    """An image [C, H, W] in [0, 1] as a PNG file."""
+    pillow = _lazy.require("PIL.Image", extra="image")
+    pixels = (np.clip(np.nan_to_num(sample), 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    file = io.BytesIO()
+    pillow.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def expected(spec: ModalitySpec) -> str:
+    """What can be given for a modality, in words."""
+    array = f"a .npy array of shape {list(spec.shape)}"
+    if is_picture(spec):
+        return f"a picture or {array}"
+    if spec.vocabulary is not None:
+        return f"a text or {array}"
+    if len(spec.shape) == 1:
+        return f"{spec.shape[0]} numbers with commas between them or {array}"
+    return array
+
+
+def _numbers(text: str) -> list[float] | None:
+    try:
+        return [float(cell) for cell in text.replace("\n", ",").split(",")]
+    except ValueError:
+        return None
+
+
+def _array(spec: ModalitySpec, value: Any, where: str) -> np.ndarray:
+    try:
+        found = np.array(value)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise BadShape(f"{where} is no array ({error}), expected samples of shape {list(spec.shape)}") from None
+    if found.dtype.kind not in "iuf":
+        raise BadDtype(f"{where} holds other things than numbers, expected {expected(spec)}")
+    return found.astype(np.float32) if spec.dtype == "float32" else found
+
+
+def _npy(data: bytes, where: str) -> np.ndarray:
+    """An array from a .npy file that is exactly as long as its header says."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = read_header[version](file)
+    except (ValueError, KeyError, EOFError, OverflowError, RecursionError, MemoryError) as error:
+        raise BadValue(f"{where}: a damaged .npy file ({error})") from None
+    if dtype.kind not in "biuf":
+        raise BadDtype(f"{where}: a .npy file of {dtype}, expected numbers")
+    size = dtype.itemsize
+    for n in shape:
+        size *= n  # in Python's integers, which do not overflow
+    rest = data[file.tell() :]
+    if size != len(rest) or any(n < 0 for n in shape):
+        raise BadValue(f"{where}: a .npy file with {len(rest)} bytes of data, expected {size} for {list(shape)}")
+    found = np.frombuffer(rest, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    return found.copy()
+
+
+def _picture(data: bytes, spec: ModalitySpec, where: str) -> np.ndarray:
+    """Float32 [C, H, W] in [0, 1]: turned as the camera noted, on white where transparent, stretched to size."""
+    if not is_picture(spec):
+        raise BadDtype(f"{where}: expected {expected(spec)}")
+    pillow, ops = (_lazy.require(f"PIL.{part}", extra="image") for part in ("Image", "ImageOps"))
+    channels, height, width = spec.shape
+    try:
+        with pillow.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadShape(f"{where}: {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
+            image = ops.exif_transpose(image)
+            if image.mode.startswith("I") or image.mode == "F":  # 16 bits
+                highest = 1 if image.mode == "F" else 65535
+                image = pillow.fromarray((np.clip(np.asarray(image, np.float32) / highest, 0, 1) * 255).astype("u1"))
+            if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = pillow.alpha_composite(pillow.new("RGBA", image.size, (255,) * 4), image)
+            image = image.convert("L" if channels == 1 else "RGB")
+            if image.size != (width, height):
+                image = image.resize((width, height), pillow.Resampling.BILINEAR)
+            values = np.atleast_3d(np.asarray(image, dtype=np.float32) / np.float32(255))
+    except InputError:
+        raise
+    except pillow.UnidentifiedImageError:
+        raise BadDtype(f"{where}: {len(data)} bytes of no known format, expected {expected(spec)}") from None
+    except Exception as error:  # Pillow's plugins raise whatever their parsing ran into
+        raise BadValue(f"{where}: a damaged picture ({error})") from None
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
