@@ -4,11 +4,26 @@
 from mmvae_fast.cli.app import INTERRUPTED, app
 
 from mmvae_fast.cli import demo, doctor, train, evaluate, translate, sample, embed  # isort: skip - registers, in order
-from mmvae_fast.cli import export, verify, inspect, quantize, bench, run  # isort: skip
+from mmvae_fast.cli import export, verify, inspect, quantize, bench, run, serve  # isort: skip
 
 __all__ = ["INTERRUPTED", "app", "main"]
 
-_COMMANDS = (demo, doctor, train, evaluate, translate, sample, embed, export, verify, inspect, quantize, bench, run)
+_COMMANDS = (
+    demo,
+    doctor,
+    train,
+    evaluate,
+    translate,
+    sample,
+    embed,
+    export,
+    verify,
+    inspect,
+    quantize,
+    bench,
+    run,
+    serve,
+)
 
 
 def main() -> None:

@@ -101,6 +101,11 @@ def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
     return None
 
 
+def texts(runtime: Runtime, name: str, samples: np.ndarray) -> list[str] | None:
+    """Samples [B, *shape] of words as texts; None for other modalities."""
+    return runtime.detokenize(samples, name) if runtime.modalities[name].vocabulary is not None else None
+
+
 def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> Path:
     """Write a sample [*shape] as .png (images), .txt (words), .csv (numbers) or, where the path says so or nothing
     else fits, .npy; the suffix is added unless it is there. The file is there when it is complete."""
@@ -152,13 +157,18 @@ def _numbers(text: str) -> list[float] | None:
 
 
 def _array(spec: ModalitySpec, value: Any, where: str) -> np.ndarray:
+    """Nested lists as float32 (null is NaN) or int64; never by way of strings, which NumPy would make as long as the
+    longest of them."""
     try:
-        found = np.array(value)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise BadShape(f"{where} is no array ({error}), expected samples of shape {list(spec.shape)}") from None
-    if found.dtype.kind not in "iuf":
-        raise BadDtype(f"{where} holds other things than numbers, expected {expected(spec)}")
-    return found.astype(np.float32) if spec.dtype == "float32" else found
+        with np.errstate(over="ignore"):  # what does not fit becomes inf, which the Runtime refuses by name
+            found = np.array(value, dtype=np.float32 if spec.dtype == "float32" else np.float64)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise BadShape(f"{where} is no array of numbers ({error}), expected {expected(spec)}") from None
+    if spec.dtype == "float32":
+        return found
+    if not (np.isfinite(found) & (found == np.floor(found)) & (np.abs(found) < 2**53)).all():
+        raise BadDtype(f"{where} holds other things than whole numbers, expected token ids")
+    return found.astype(np.int64)
 
 
 def _npy(data: bytes, where: str) -> np.ndarray:
