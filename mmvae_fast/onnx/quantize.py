@@ -23,6 +23,7 @@ import numpy as np
 
 from mmvae_fast import _files, _lazy
 from mmvae_fast.onnx import manifest as manifests
+from mmvae_fast.onnx import values
 from mmvae_fast.onnx.errors import BundleError, ExportError
 from mmvae_fast.onnx.manifest import Manifest, PartSpec, encoder_part
 from mmvae_fast.onnx.runtime import Runtime
@@ -228,14 +229,12 @@ def _encoder_inputs(runtime: Runtime, data: Mapping[str, Any] | None, seed: int)
         runtime.encode(rows)  # unknown names, shapes, dtypes
     missing = [name for name in runtime.modalities if name not in rows]
     if missing:
-        with suppress(ValueError):  # a bundle that cannot decode some kinds at once; its encoders get noise
-            rows |= {name: x for name, x in runtime.sample(_ROWS, seed=seed).items() if name in missing}
-    found = {}
-    for name in runtime.modalities:
-        if name in rows:
-            x = np.asarray(rows[name])
-            found[encoder_part(name)] = x.astype(np.int64 if x.dtype.kind in "iu" else np.float32)
-    return found
+        made = values.example(runtime, _ROWS, seed)
+        with suppress(ValueError):  # of models without a prior of their own, the meaningless ones do
+            made |= runtime.sample(_ROWS, seed=seed)
+        rows |= {name: made[name] for name in missing}
+    dtypes = {name: np.dtype(spec.dtype) for name, spec in runtime.modalities.items()}
+    return {encoder_part(name): np.asarray(rows[name]).astype(dtype) for name, dtype in dtypes.items()}
 
 
 def _compare(

@@ -32,7 +32,7 @@ def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
         OSError: a file that cannot be read.
     """
     spec = runtime.modalities[name]
-    if spec.vocabulary is not None and not text.endswith(".npy"):
+    if is_text(spec) and not text.endswith(".npy"):
         return runtime.tokenize([text], name)
     if len(spec.shape) == 1 and (numbers := _numbers(text)) is not None:
         return from_list(runtime, name, [numbers])
@@ -59,7 +59,7 @@ def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndar
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise BadDtype(f"{where}: {len(data)} bytes of no known format, expected {expected(spec)}") from None
-    if spec.vocabulary is not None:
+    if is_text(spec):
         return runtime.tokenize([text], name)
     if text.startswith("["):
         try:
@@ -85,7 +85,7 @@ def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
     if not isinstance(rows, list):
         raise BadShape(f"{where} is a {type(rows).__name__}, expected a list of samples")
     if rows and all(isinstance(row, str) for row in rows):
-        if spec.vocabulary is None:
+        if not is_text(spec):
             raise BadDtype(f"{where} holds texts, expected {expected(spec)}")
         return runtime.tokenize(rows, name)
     return _array(spec, rows, where)
@@ -94,7 +94,7 @@ def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
 def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
     """A sample [*shape] as a line for a person: words, or numbers; None where a file is needed."""
     spec = runtime.modalities[name]
-    if spec.vocabulary is not None:
+    if is_text(spec):
         return runtime.detokenize(sample[None], name)[0]
     if len(spec.shape) == 1:
         return ",".join(f"{value:g}" for value in sample.tolist())
@@ -103,7 +103,7 @@ def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
 
 def texts(runtime: Runtime, name: str, samples: np.ndarray) -> list[str] | None:
     """Samples [B, *shape] of words as texts; None for other modalities."""
-    return runtime.detokenize(samples, name) if runtime.modalities[name].vocabulary is not None else None
+    return runtime.detokenize(samples, name) if is_text(runtime.modalities[name]) else None
 
 
 def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> Path:
@@ -115,13 +115,29 @@ def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> 
     if suffix != ".npy" and is_picture(spec):
         path, data = _files.with_ending(path, ".png"), png(sample)
     elif suffix != ".npy" and line is not None:
-        path, data = _files.with_ending(path, ".txt" if spec.vocabulary is not None else ".csv"), f"{line}\n".encode()
+        path, data = _files.with_ending(path, ".txt" if is_text(spec) else ".csv"), f"{line}\n".encode()
     else:
         file = io.BytesIO()
         np.save(file, sample, allow_pickle=False)
         path, data = _files.with_ending(path, ".npy"), file.getvalue()
     _files.write_atomic(path, data)
     return path
+
+
+def example(runtime: Runtime, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Rows of every modality, of numbers that mean nothing: to try or time a bundle, whatever its model is."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, np.ndarray] = {}
+    for name, spec in runtime.modalities.items():
+        shape = (rows, *spec.shape)
+        tokens = spec.dtype == "int64"
+        made[name] = rng.integers(0, spec.vocabulary_size or 1, shape) if tokens else rng.random(shape, np.float32)
+    return made
+
+
+def is_text(spec: ModalitySpec) -> bool:
+    """Token ids that the bundle can turn into words."""
+    return spec.dtype == "int64" and spec.vocabulary is not None
 
 
 def is_picture(spec: ModalitySpec) -> bool:
@@ -142,7 +158,7 @@ def expected(spec: ModalitySpec) -> str:
     array = f"a .npy array of shape {list(spec.shape)}"
     if is_picture(spec):
         return f"a picture or {array}"
-    if spec.vocabulary is not None:
+    if is_text(spec):
         return f"a text or {array}"
     if len(spec.shape) == 1:
         return f"{spec.shape[0]} numbers with commas between them or {array}"

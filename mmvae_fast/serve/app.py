@@ -6,6 +6,7 @@ Every answer is JSON, or a PNG where one is asked for; every refusal is ``{"erro
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -47,7 +48,7 @@ def create_app(
         ImportError: the ``runtime`` extra is not installed.
     """
     limits = limits or Limits()
-    runtime = bundle if isinstance(bundle, Runtime) else Runtime.load(bundle, threads=threads)
+    runtime = bundle if isinstance(bundle, Runtime) else load(bundle, threads, limits)
     batcher = Batcher(limits, workers, lambda n, rows: metrics.on_batch(n, rows))
     metrics = Metrics(lambda: len(batcher))
     service = _Service(runtime, limits, batcher)
@@ -67,9 +68,20 @@ def create_app(
     return app
 
 
+def load(bundle: str | Path, threads: int, limits: Limits) -> Runtime:
+    """With graphs that run too long stopped, where the Runtime can do that."""
+    options = {"timeout": limits.seconds} if "timeout" in inspect.signature(Runtime.load).parameters else {}
+    return Runtime.load(bundle, threads=threads, **options)
+
+
 def _warm_up(runtime: Runtime) -> None:
     """Open every part and run it once: what is wrong with one is found before the first request."""
-    runtime.encode(runtime.sample(1, seed=0))
+    runtime.reconstruct(values.example(runtime, 1), to=_decodable(runtime))
+
+
+def _decodable(runtime: Runtime) -> list[str]:
+    """What can be made; a conditional model is only ever given the rest."""
+    return [name for name, spec in runtime.modalities.items() if getattr(spec, "decodable", True)]
 
 
 class _Service:
@@ -116,7 +128,7 @@ class _Service:
         return await self.batcher.submit(object(), call, nobody)  # noise belongs to rows: never joined with another
 
     def targets(self, to: str | list[str] | None) -> tuple[str, ...]:
-        names = list(self.runtime.modalities) if to is None else [to] if isinstance(to, str) else to
+        names = _decodable(self.runtime) if to is None else [to] if isinstance(to, str) else to
         for name in names:
             if name not in self.runtime.modalities:
                 raise Invalid("to: " + unknown("modality", name, self.runtime.modalities))
@@ -175,7 +187,7 @@ def _add_routes(app: FastAPI, service: _Service, metrics: Metrics) -> None:
         """The posterior given what is there: mean and log-variance [B, D], KL to the prior in nats [B]."""
         _, found = await read(request, schemas.Options)
         q = await service.encode(await service.rows(found))
-        return _json({name: np.ascontiguousarray(value) for name, value in q._asdict().items()})
+        return _json({name: np.ascontiguousarray(getattr(q, name)) for name in ("mu", "logvar", "kl")})
 
     @post("/v1/translate", schemas.Translate, schemas.Translated)
     async def translate(request: Request) -> Response:
