@@ -2,7 +2,7 @@
 
 One model of multilayer perceptrons and one of convolutions, three modalities each; reconstruct all of them from all,
 from all but the image, and from batches in which every row lacks about half. torch runs the very model that was
-exported, in eval mode without gradients, as it is and under ``torch.compile``; one thread each, taking turns in one run.
+exported, in eval mode without gradients, as it is and under ``torch.compile``; one thread each, taking turns in a run.
 Figures are times of torch over the Runtime's: above 1, the Runtime is faster.
 """
 
