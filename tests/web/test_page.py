@@ -77,7 +77,10 @@ def visit(site: Path, bundle: str, profile: Path) -> dict:
             "--disable-dev-shm-usage",
             f"--user-data-dir={profile}",
         ]
-        options += ["--remote-debugging-port=0"]  # without it, a headless page ends at once
+        options += [
+            f"--user-data-dir={profile}",
+            "--remote-debugging-port=0",
+        ]  # without the port, a headless page ends at once
         browser = subprocess.Popen(
             [CHROMIUM, *options, address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
