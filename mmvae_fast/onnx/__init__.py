@@ -17,17 +17,19 @@ if TYPE_CHECKING:
         BundleError,
         ExportError,
         ExportVerificationError,
+        InferenceTimeout,
         InputError,
         MissingInput,
         NonFinite,
         UnknownModality,
     )
-    from mmvae_fast.onnx.export import ExportResult, decompositions, export_onnx
+    from mmvae_fast.onnx.export import ExportResult, export_onnx
     from mmvae_fast.onnx.manifest import Manifest
     from mmvae_fast.onnx.noise import philox_normal
     from mmvae_fast.onnx.quantize import QuantizationError, QuantizeResult, quantize_onnx
     from mmvae_fast.onnx.report import Report
     from mmvae_fast.onnx.runtime import Posterior, Runtime
+    from mmvae_fast.onnx.translation import decompositions
     from mmvae_fast.onnx.verification import verify
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "ExportError",
     "ExportResult",
     "ExportVerificationError",
+    "InferenceTimeout",
     "InputError",
     "Manifest",
     "MissingInput",
@@ -63,7 +66,7 @@ _HOME = {
     "QuantizeResult": "quantize",
     "Report": "report",
     "Runtime": "runtime",
-    "decompositions": "export",
+    "decompositions": "translation",
     "export_onnx": "export",
     "philox_normal": "noise",
     "quantize_onnx": "quantize",
