@@ -20,3 +20,14 @@ def open_model(folder: Path) -> Any:
     if (folder / READERS_FILE).exists():
         return Run.load(folder).model
     return MultimodalVAE.load(folder).eval()
+
+
+def preprocessing(folder: Path) -> dict[str, dict[str, Any]]:
+    """How a run's pictures became values, for ``export_onnx``; of a saved model, nobody wrote it down."""
+    from mmvae_fast.data.run import READERS_FILE
+    from mmvae_fast.models.checkpoint import read_json
+
+    if not (folder / READERS_FILE).exists():
+        return {}
+    readers = read_json(folder / READERS_FILE)["readers"]
+    return {name: config for name, config in readers.items() if config.get("kind") == "image"}

@@ -46,7 +46,7 @@ def _rows(runtime: Any, size: int, seconds: float) -> list[dict[str, Any]]:
     if len(samples) > 1:
         for name, x in samples.items():
             calls[f"encode {name} alone"] = partial(runtime.encode, {name: x})
-    for name in (name for name, spec in runtime.modalities.items() if getattr(spec, "decodable", True)):
+    for name in (name for name, spec in runtime.modalities.items() if spec.decodable):
         calls[f"decode {name}"] = partial(runtime.decode, z, name)
     calls["reconstruct"] = partial(runtime.reconstruct, samples)
     return [{"call": name, "rows": size, **_timed(call, size, seconds)} for name, call in calls.items()]

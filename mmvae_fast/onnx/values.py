@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmvae_fast import _files, _lazy
+from mmvae_fast import _files, _lazy, _pictures
 from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, InputError
 from mmvae_fast.onnx.manifest import ModalitySpec
 from mmvae_fast.onnx.runtime import Runtime
@@ -137,7 +137,7 @@ def example(runtime: Runtime, rows: int, seed: int = 0) -> dict[str, np.ndarray]
 
 def is_text(spec: ModalitySpec) -> bool:
     """Token ids that the bundle can turn into words."""
-    return spec.dtype == "int64" and spec.vocabulary is not None
+    return spec.dtype == "int64" and (spec.vocabulary is not None or spec.tokens is not None)
 
 
 def is_picture(spec: ModalitySpec) -> bool:
@@ -209,30 +209,20 @@ def _npy(data: bytes, where: str) -> np.ndarray:
 
 
 def _picture(data: bytes, spec: ModalitySpec, where: str) -> np.ndarray:
-    """Float32 [C, H, W] in [0, 1]: turned as the camera noted, on white where transparent, stretched to size."""
+    """Float32 [C, H, W] in [0, 1], made to fit as the bundle says."""
     if not is_picture(spec):
         raise BadDtype(f"{where}: expected {expected(spec)}")
-    pillow, ops = (_lazy.require(f"PIL.{part}", extra="image") for part in ("Image", "ImageOps"))
-    channels, height, width = spec.shape
+    pillow = _lazy.require("PIL.Image", extra="image")
+    how = spec.preprocessing or {}
     try:
         with pillow.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadShape(f"{where}: {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
-            image = ops.exif_transpose(image)
-            if image.mode.startswith("I") or image.mode == "F":  # 16 bits
-                highest = 1 if image.mode == "F" else 65535
-                image = pillow.fromarray((np.clip(np.asarray(image, np.float32) / highest, 0, 1) * 255).astype("u1"))
-            if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = pillow.alpha_composite(pillow.new("RGBA", image.size, (255,) * 4), image)
-            image = image.convert("L" if channels == 1 else "RGB")
-            if image.size != (width, height):
-                image = image.resize((width, height), pillow.Resampling.BILINEAR)
-            values = np.atleast_3d(np.asarray(image, dtype=np.float32) / np.float32(255))
+            pixels = image.width * image.height
+        if pixels > MAX_PIXELS:
+            raise BadShape(f"{where}: a picture of {pixels} pixels, expected at most {MAX_PIXELS}")
+        return _pictures.read(data, spec.shape, how.get("fit", "stretch"), how.get("background", 1.0))
     except InputError:
         raise
     except pillow.UnidentifiedImageError:
         raise BadDtype(f"{where}: {len(data)} bytes of no known format, expected {expected(spec)}") from None
     except Exception as error:  # Pillow's plugins raise whatever their parsing ran into
         raise BadValue(f"{where}: a damaged picture ({error})") from None
-    return np.ascontiguousarray(values.transpose(2, 0, 1))

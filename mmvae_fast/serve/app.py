@@ -6,11 +6,10 @@ Every answer is JSON, or a PNG where one is asked for; every refusal is ``{"erro
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from starlette.requests import ClientDisconnect
 
 from mmvae_fast import __version__
 from mmvae_fast.onnx import Runtime, values
-from mmvae_fast.onnx.errors import BundleError, InputError, unknown
+from mmvae_fast.onnx.errors import BundleError, InputError, MissingInput, unknown
+from mmvae_fast.onnx.manifest import CLASSIFIER_PART, CYCLEGAN_SYSTEM, FUSION_PART
 from mmvae_fast.serve import requests, schemas
 from mmvae_fast.serve.batching import Batcher, Rows
 from mmvae_fast.serve.errors import Invalid, Refused, TookTooLong, TooLarge
@@ -69,19 +69,28 @@ def create_app(
 
 
 def load(bundle: str | Path, threads: int, limits: Limits) -> Runtime:
-    """With graphs that run too long stopped, where the Runtime can do that."""
-    options = {"timeout": limits.seconds} if "timeout" in inspect.signature(Runtime.load).parameters else {}
-    return Runtime.load(bundle, threads=threads, **options)
+    """With graphs that run too long stopped: a request that nobody waits for any more must not hold a worker."""
+    return Runtime.load(bundle, threads=threads, timeout=limits.seconds)
 
 
 def _warm_up(runtime: Runtime) -> None:
     """Open every part and run it once: what is wrong with one is found before the first request."""
-    runtime.reconstruct(values.example(runtime, 1), to=_decodable(runtime))
+    rows = values.example(runtime, 1)
+    if FUSION_PART in runtime.manifest.parts:
+        runtime.reconstruct(rows, to=_decodable(runtime))
+        if CLASSIFIER_PART in runtime.manifest.parts:
+            runtime.classify(rows)
+    elif runtime.manifest.system == CYCLEGAN_SYSTEM:
+        for name in runtime.modalities:
+            runtime.cross_generate(rows, name)
+    else:
+        with suppress(MissingInput):  # a condition, which only a request has
+            runtime.sample(1, seed=0)
 
 
 def _decodable(runtime: Runtime) -> list[str]:
     """What can be made; a conditional model is only ever given the rest."""
-    return [name for name, spec in runtime.modalities.items() if getattr(spec, "decodable", True)]
+    return [name for name, spec in runtime.modalities.items() if spec.decodable]
 
 
 class _Service:
@@ -106,8 +115,21 @@ class _Service:
 
     async def translate(self, rows: Rows, to: str) -> np.ndarray:
         self.check_size(len(rows), (to,))
+        if self.runtime.manifest.system == CYCLEGAN_SYSTEM:  # it knows nothing of missing rows
+            (source,) = (name for name in self.runtime.modalities if name != to)
+            if source not in rows.observed or not rows.observed[source].all():
+                raise Invalid(f"inputs: expected {source!r} in every row, to translate to {to!r}")
         call = lambda r: self.runtime.cross_generate(r.arrays, to, r.observed)  # noqa: E731
         return await self.batcher.submit(("translate", to), call, rows)
+
+    async def classify(self, rows: Rows) -> np.ndarray:
+        return await self.batcher.submit("classify", lambda r: self.runtime.predict_proba(r.arrays, r.observed), rows)
+
+    async def generate(self, rows: Rows, options: dict[str, Any]) -> list[str]:
+        key = ("generate", *options.values()) if options["temperature"] == 0 else object()  # noise belongs to rows
+        return await self.batcher.submit(
+            key, lambda r: self.runtime.generate(r.arrays, mask=r.observed, **options), rows
+        )
 
     async def decode(self, z: Any, to: tuple[str, ...]) -> dict[str, np.ndarray]:
         self.check_size(len(z), to)
@@ -216,6 +238,26 @@ def _add_routes(app: FastAPI, service: _Service, metrics: Metrics) -> None:
         """Samples of the prior; the same seed gives the same ones."""
         options, _ = await read(request, schemas.Sample)
         return made(await service.sample(options.n, options.seed, service.targets(options.to)))
+
+    if CLASSIFIER_PART in runtime.manifest.parts:
+        classes = runtime.manifest.classes or ()
+
+        @post("/v1/classify", schemas.Options, schemas.Classified)
+        async def classify(request: Request) -> Response:
+            """The likeliest class of each row given what it has, and the probability of each."""
+            _, found = await read(request, schemas.Options)
+            shares = await service.classify(await service.rows(found))
+            likeliest = [classes[i] for i in shares.argmax(-1).tolist()]
+            listed = [dict(zip(classes, row, strict=True)) for row in shares.tolist()]
+            return _json({"classes": likeliest, "probabilities": listed})
+
+    if any(spec.tokens is not None for spec in runtime.modalities.values()):
+
+        @post("/v1/generate", schemas.Generate, schemas.Generated)
+        async def generate(request: Request) -> Response:
+            """Texts token by token, from whatever is there."""
+            options, found = await read(request, schemas.Generate)
+            return _json({"texts": await service.generate(await service.rows(found), options.model_dump())})
 
     def made(samples: Mapping[str, np.ndarray]) -> Response:
         return _json({"values": {name: service.shown(name, np.ascontiguousarray(x)) for name, x in samples.items()}})

@@ -31,6 +31,14 @@ class Sample(To):
     seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="The same seed gives the same samples.")
 
 
+class Generate(Options):
+    to: str | None = Field(None, description="The text to make, where there are several.")
+    temperature: float = Field(0.0, ge=0, le=100, description="0: the most probable token each time.")
+    top_k: int | None = Field(None, ge=1, description="Of so many most probable tokens.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Of the tokens that reach this probability together.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="The same seed gives the same texts.")
+
+
 Samples = list[Any]
 """Texts, or arrays as nested lists; NaN is null."""
 
@@ -48,6 +56,16 @@ class Translated(BaseModel):
 
 class Made(BaseModel):
     values: dict[str, Samples]
+
+
+class Generated(BaseModel):
+    texts: list[str]
+
+
+class Classified(BaseModel):
+    classes: list[str]
+    """The likeliest, by row."""
+    probabilities: list[dict[str, float]]
 
 
 class _Problem(BaseModel):

@@ -53,6 +53,17 @@ def test_export_then_verify(saved, tmp_path):
     assert json.loads(verified.output)["passed"] is True
 
 
+def test_a_run_tells_how_its_pictures_were_read(saved, tmp_path):
+    from mmvae_fast.cli._model import preprocessing
+
+    assert preprocessing(saved) == {}
+    (tmp_path / "readers.json").write_text(
+        json.dumps({"readers": {"image": {"kind": "image", "fit": "pad", "background": 0.0}, "text": {"kind": "text"}}})
+    )
+    assert preprocessing(tmp_path) == {"image": {"kind": "image", "fit": "pad", "background": 0.0}}
+    assert call("export", saved, tmp_path / "out", "--sampling", "dice").exit_code == 2
+
+
 def test_verify_fails_on_other_weights(mopoe, saved, tmp_path):
     model = MultimodalVAE.load(saved)
     next(model.decoders["image"].parameters()).data += 0.1
@@ -233,7 +244,7 @@ def test_a_npy_file_is_never_unpickled(mopoe, tmp_path):
 
 def test_gigapixels_are_refused_before_they_are_decoded(mopoe, monkeypatch, picture):
     monkeypatch.setattr(values, "MAX_PIXELS", 19)
-    with pytest.raises(ValueError, match="4 x 5 pixels, expected at most 19"):
+    with pytest.raises(ValueError, match="a picture of 20 pixels, expected at most 19"):
         values.from_bytes(mopoe.runtime, "image", picture.read_bytes(), "x.png")
 
 
