@@ -185,6 +185,7 @@ def _quantize(manifest: Manifest, name: str, folder: Path, temp: Path, marked: M
         shapes = [value for value in model.graph.value_info if value.name not in weights]  # would be taken for wrong
         del model.graph.value_info[:]
         model.graph.value_info.extend(shapes)
+        _unshare(model)
         with _quiet():
             quantization.quantize_dynamic(
                 model,
@@ -206,6 +207,22 @@ def _quantize(manifest: Manifest, name: str, folder: Path, temp: Path, marked: M
     except Exception as error:  # of onnx, protobuf and onnxruntime, from private modules
         raise BundleError(f"{folder / file}: cannot be quantised ({type(error).__name__}: {error})") from error
     return True
+
+
+def _unshare(model: Any) -> None:
+    """Give every Gemm a weight of its own, in place: onnxruntime's quantiser transposes a weight where it lies, so one
+    that two of them share (a layer applied twice) would be turned twice, and a square one answer wrongly in silence."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    used: set[str] = set()
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name not in tensors:
+                continue
+            if name in used and node.op_type == "Gemm":
+                copy = model.graph.initializer.add()
+                copy.CopyFrom(tensors[name])
+                copy.name = node.input[i] = f"{name}_of_{node.name or node.output[0]}"
+            used.add(name)
 
 
 @contextmanager

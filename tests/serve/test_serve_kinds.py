@@ -53,6 +53,7 @@ def test_texts_token_by_token(language):
 def test_steps_in_eight_bits(language, tmp_path):
     found = quantize_onnx(language, tmp_path / "small", limit=1.0)
     assert {"decoder_text_step", "encoder_v"} <= set(found.quantized)
+    assert max(d.error for d in found.deviations) < 0.15  # the encoder applies a layer twice: its weights are shared
     texts = Runtime.load(tmp_path / "small").generate({"v": np.array(V, np.float32)})
     assert len(texts) == 2 and all(isinstance(text, str) for text in texts)
 
