@@ -1,0 +1,33 @@
+"""The model that a command line names: of a run that train wrote, or of a folder that ``model.save`` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def open_model(folder: Path) -> Any:
+    """The trained model in a folder.
+
+    Raises:
+        ValueError: neither a run nor a saved model.
+    """
+    from mmvae_fast.data.run import READERS_FILE, Run
+    from mmvae_fast.models import MultimodalVAE
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder, expected one that mmvae-fast train or model.save wrote")
+    if (folder / READERS_FILE).exists():
+        return Run.load(folder).model
+    return MultimodalVAE.load(folder).eval()
+
+
+def preprocessing(folder: Path) -> dict[str, dict[str, Any]]:
+    """How a run's pictures became values, for ``export_onnx``; of a saved model, nobody wrote it down."""
+    from mmvae_fast.data.run import READERS_FILE
+    from mmvae_fast.models.checkpoint import read_json
+
+    if not (folder / READERS_FILE).exists():
+        return {}
+    readers = read_json(folder / READERS_FILE)["readers"]
+    return {name: config for name, config in readers.items() if config.get("kind") == "image"}
