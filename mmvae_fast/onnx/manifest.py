@@ -410,6 +410,13 @@ class _Reader:
             raise self.fail(f"{key!r} is {found}, expected 0 or more")
         return found
 
+    def real(self, value: Any, key: str) -> float:
+        found = self.get(value, key, (int, float))
+        try:
+            return float(found)
+        except OverflowError:  # of an integer with hundreds of digits
+            raise self.fail(f"{key!r} is {_short(found)}, expected a number that float64 holds") from None
+
     def one_of(self, value: Any, key: str, allowed: Sequence[str]) -> str:
         found = self.get(value, key, str)
         if found not in allowed:
@@ -447,7 +454,7 @@ class _Reader:
             param_shape=self.sizes(value, "param_shape"),
             dtype=self.get(value, "dtype", str),
             likelihood=self.get(value, "likelihood", str),
-            scale=float(self.get(value, "scale", (int, float))),
+            scale=self.real(value, "scale"),
             vocabulary_size=size,
             vocabulary=words,
             gaps=self.flag(value, "gaps"),

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmvae_fast import _words
+from mmvae_fast.onnx import guard, integers, noise, raw
 from mmvae_fast.onnx import inputs as checks
-from mmvae_fast.onnx import integers, noise, raw
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx import texts as texting
 from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, MissingInput, UnknownModality, unknown
@@ -119,6 +119,9 @@ class Runtime:
         ):
             raise BadValue(f"timeout is {timeout!r}, expected a number of seconds above 0, or None")
         manifest = manifests.read(folder)
+        guard.check_manifest(manifest, str(Path(folder) / manifests.FILE_NAME))
+        for name in manifest.files:
+            guard.check_size(Path(folder) / name)
         manifests.check_files(manifest, folder)
         return Runtime(folder, manifest, threads, spin=bool(spin), timeout=timeout)
 

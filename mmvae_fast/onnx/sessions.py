@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmvae_fast import _lazy
+from mmvae_fast.onnx import guard
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx.errors import BundleError, InferenceTimeout
 from mmvae_fast.onnx.manifest import IO, Manifest, TensorSpec
@@ -44,8 +45,24 @@ class Sessions:
 
         Raises:
             InferenceTimeout: it took longer than ``timeout``.
+            BundleError: it cannot be run, or gives another shape than the manifest says.
         """
+        spec = self.manifest.parts[part]
+        path = self.folder / spec.file
         session = self.open.get(part) or self._opened(part)
+        try:
+            found = self._call(session, part, values, outputs)
+        except InferenceTimeout:
+            raise
+        except Exception as error:  # onnxruntime's classes live in a private module
+            raise guard.run_failed(path, error) from error
+        wanted = [t for t in spec.outputs if outputs is None or t.name in outputs]
+        guard.check_outputs(path, spec.inputs, values, wanted, found)
+        return found
+
+    def _call(
+        self, session: Any, part: str, values: Sequence[np.ndarray], outputs: list[str] | None
+    ) -> list[np.ndarray]:
         feed = {t.name: v for t, v in zip(self.manifest.parts[part].inputs, values, strict=True)}
         if self.timeout is None:
             return session.run(outputs, feed)
@@ -113,7 +130,8 @@ class Sessions:
         options.log_severity_level = 3  # its warnings go to stderr and are for graph authors
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spin)))
         try:
-            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            # without the fallback it would print, and load a second time, before it gives up
+            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:  # its exception classes live in a private module and derive from Exception
             raise BundleError(f"{path}: onnxruntime {ort.__version__} cannot load it ({error})") from error
 
@@ -124,5 +142,9 @@ def _check_interface(path: Path, expected: IO, session: Any) -> None:
     def specs(values: Any) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(v.name, _ORT_TYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
 
-    if wrong := manifests.mismatch(IO(specs(session.get_inputs()), specs(session.get_outputs())), expected):
+    try:
+        found = IO(specs(session.get_inputs()), specs(session.get_outputs()))
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path}: a name in it is not UTF-8 ({error})") from error
+    if wrong := manifests.mismatch(found, expected):
         raise BundleError(f"{path}: {wrong} as {manifests.FILE_NAME} says")
