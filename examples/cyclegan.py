@@ -26,17 +26,22 @@ from mmvae_fast.systems import CycleGAN, fit
 
 class Rows(Dataset):
     """Rows of an image, a recording, or both; which recording of the digit an image comes with changes every epoch, or
-    the networks would learn the pairs by heart."""
+    the networks would learn the pairs by heart. Where fewer than half of the rows have both, these come again,
+    until half have: they alone say what belongs together."""
 
     def __init__(self, images: torch.Tensor, speech: torch.Tensor, labels: np.ndarray, mask: torch.Tensor) -> None:
         self.images, self.speech, self.labels, self.mask = images, speech, labels, mask
         spoken = mask[:, 1].numpy()
+        both, alone = mask.all(1).nonzero()[:, 0], int((~mask.all(1)).sum())
+        again = -(-max(0, 2 * alone - len(mask)) // max(1, len(both))) if len(both) else 0
+        self.rows = torch.cat([torch.arange(len(mask)), both.repeat(again)])
         self.recordings = [np.flatnonzero((labels == digit) & spoken) for digit in range(10)]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.rows)
 
-    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
+        i = int(self.rows[place])
         row, recording = {}, i
         if self.mask[i].all():
             known = self.recordings[self.labels[i]]

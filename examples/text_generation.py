@@ -7,9 +7,10 @@ Shows what such a model does with sentences it never saw: reconstructs them from
 and makes new ones. Of captions, which all name one digit, it prints how many generated ones do.
 
 The sentences are those of 3 to 8 plain, frequent words in the docstrings of Python's standard library, NumPy and
-PyTorch as they are installed, so figures differ a little from version to version. 3500 of them are few: what is new in
-a held-out sentence is written as something similar ("Delegate an info call to the underlying logger." came back as
-"Delegate an exception call to the underlying logger."), and not every generated sentence makes sense.
+PyTorch as they are installed, so figures differ a little from version to version. 3500 of them are few: of 195 held-out
+ones, 2 % came back as they were, and 41 % of their words. What is new in a sentence is written as something similar
+("Complex tensors are supported." came back as "Complex inputs are supported."), words of rare pieces are misspelled,
+and few generated sentences make sense. With --captions, texts of few patterns, nearly all are right.
 """
 
 from __future__ import annotations
@@ -17,50 +18,20 @@ from __future__ import annotations
 import argparse
 import csv
 import random
-import re
-import sysconfig
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from mmvae_fast.modalities import Language
 from mmvae_fast.models import VAE
+from mmvae_fast.presets.sentences import sentences, words
 from mmvae_fast.systems.text_generation import generate, interpolate, reconstruct
 from mmvae_fast.training import fit
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-DOCSTRING = re.compile(r'"""(.*?)"""', re.DOTALL)
-SENTENCE = re.compile(r"[A-Z][A-Za-z]*((, |[ '-])[A-Za-z]+)+\.")
-LATENT_DIM, FREQUENT = 32, 1500
+LATENT_DIM = 32
 LENGTH = 16  # nearly all texts here have fewer tokens; the others are left out
-
-
-def docstrings(folder: Path) -> Iterator[str]:
-    """What stands in triple quotes in a package, its tests left out."""
-    for path in sorted(folder.rglob("*.py")):
-        if not {"test", "tests", "site-packages", "dist-packages"} & set(path.relative_to(folder).parts):
-            yield from DOCSTRING.findall(path.read_text(encoding="utf-8", errors="ignore"))
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"[A-Za-z'-]+", text.lower())
-
-
-def sentences() -> list[str]:
-    """Plain sentences of the documentation of Python, NumPy and PyTorch, each once, of their frequent words."""
-    found: set[str] = set()
-    for folder in (sysconfig.get_path("stdlib"), *np.__path__, *torch.__path__):
-        for docstring in docstrings(Path(folder)):
-            for paragraph in re.split(r"\n\s*\n", docstring):
-                parts = re.split(r"(?<=[.])\s+", " ".join(paragraph.split()))
-                found.update(part for part in parts if SENTENCE.fullmatch(part) and 3 <= len(part.split()) <= 8)
-    count = Counter(word for sentence in found for word in set(words(sentence)))
-    frequent = {word for word, _ in sorted(count.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]}
-    return sorted(sentence for sentence in found if frequent.issuperset(words(sentence)))
 
 
 def captions(folder: Path, split: str) -> list[str]:

@@ -28,6 +28,11 @@ def _fail(fn: str, text: str, error: type[Exception] = ValueError):
     raise error(f"mmvae_fast.{fn}: {text}")
 
 
+def is_number(value) -> bool:
+    """Whether it is a finite int or float; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def tensor(fn: str, name: str, value) -> None:
     if not isinstance(value, Tensor):
         _fail(fn, f"{name} is a {type(value).__name__}, expected a tensor", TypeError)

@@ -97,13 +97,12 @@ def _arithmetic(dtype: torch.dtype) -> torch.dtype:
 
 def _distinct(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """torch.compile refuses an autograd.Function that gets one tensor twice (experts may share a logvar)."""
-    if not torch.compiler.is_compiling() or len({id(t) for t in tensors}) == len(tensors):
+    if not torch.compiler.is_compiling():
         return tensors
-    seen: set[int] = set()
-    views = []
-    for t in tensors:
-        views.append(t.view_as(t) if id(t) in seen else t)
-        seen.add(id(t))
+    # ``is``, not id(): the compiler would guard the number, which every new input has another of
+    views: list[Tensor] = []
+    for i, t in enumerate(tensors):
+        views.append(t.view_as(t) if any(t is other for other in tensors[:i]) else t)
     return views
 
 

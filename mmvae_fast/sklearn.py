@@ -164,7 +164,11 @@ class MultimodalVAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin
             given = None if self.modalities is None else self.modalities[name]
             if isinstance(given, Mapping):
                 options = {key: value for key, value in given.items() if key not in ("kind", "column", "columns")}
-                readers[name] = reader_class(given.get("kind"))(**options)
+                cls = reader_class(given.get("kind"))
+                try:
+                    readers[name] = cls(**options)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"modality {name!r}: {error}") from error
                 readers[name].fit([cell for cell in column if not _missing(cell)])
                 described[name] = readers[name].modality()
             elif given is None:

@@ -236,7 +236,9 @@ def test_pure_python_wheel(tree: Path, tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert not [name for name in names if name.endswith((".so", ".pyd", ".cpp", ".h"))]
     modules = {path.relative_to(tree).as_posix() for path in tree.glob("mmvae_fast/**/*.py")}
-    assert modules | {"mmvae_fast/py.typed"} == {name for name in names if name.startswith("mmvae_fast/")}
+    presets = {path.relative_to(tree).as_posix() for path in tree.glob("mmvae_fast/presets/*.yaml")}
+    assert presets
+    assert modules | presets | {"mmvae_fast/py.typed"} == {name for name in names if name.startswith("mmvae_fast/")}
 
     code = "import mmvae_fast, mmvae_fast as again; print(mmvae_fast.kernels_available(), mmvae_fast.__file__)"
     # -S: not this environment, whose editable install would add its own kernels.
@@ -256,7 +258,7 @@ def test_sdist_holds_the_native_sources(tree: Path, tmp_path: Path) -> None:
     native = {path.relative_to(tree).as_posix() for path in tree.glob("csrc/**/*") if path.is_file()}
     assert native
     build = {"CMakeLists.txt", "setup.py", "pyproject.toml", "constraints.txt", "LICENSE", "README.md"}
-    assert native | build <= names
+    assert native | build | {"mmvae_fast/presets/vae.yaml"} <= names
     assert not [name for name in names if name.endswith(".so")]
 
 

@@ -149,3 +149,10 @@ def test_networks_of_the_caller_are_not_trained():
     first = transformer.fit(X).transform(X)
     assert torch.equal(encoder.net.weight, before)
     np.testing.assert_array_equal(transformer.fit(X).transform(X), first)
+
+
+@pytest.mark.parametrize("options", [{"lenght": 8}, {"length": 0}])
+def test_an_option_that_a_reader_does_not_take_names_the_modality(digits, options):
+    wrong = MultimodalVAETransformer({"text": {"kind": "text", **options}}, epochs=1)
+    with pytest.raises(ValueError, match=rf"modality 'text': .*{next(iter(options))}"):
+        wrong.fit({"text": digits[0]["text"]})

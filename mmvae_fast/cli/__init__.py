@@ -3,11 +3,13 @@
 
 from mmvae_fast.cli.app import INTERRUPTED, app
 
-from mmvae_fast.cli import demo, doctor, train, evaluate, translate, sample, embed  # isort: skip - registers, in order
+from mmvae_fast.cli import (  # isort: skip - registers, in order
+    demo, doctor, presets, train, evaluate, translate, sample, interpolate, embed, classify, align,
+)  # fmt: skip
 
 __all__ = ["INTERRUPTED", "app", "main"]
 
-_COMMANDS = (demo, doctor, train, evaluate, translate, sample, embed)
+_COMMANDS = (demo, doctor, presets, train, evaluate, translate, sample, interpolate, embed, classify, align)
 
 
 def main() -> None:

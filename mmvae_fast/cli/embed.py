@@ -20,26 +20,32 @@ def embed(
     workers: Annotated[int, typer.Option(min=0, help="Processes that load.")] = 0,
     on_error: Annotated[str | None, typer.Option(help="stop or missing, instead of the configuration's.")] = None,
 ) -> None:
-    """Where each row lies in the latent space: the posterior's mean, z_0, z_1, ..., in the order of the rows."""
+    """Where each row lies in the latent space: the posterior's mean, z_0, z_1, ..., in the order of the rows.
+
+    Of a classifier, what it clusters: the latents of the VAE beside it, or without one its branches side by side.
+    """
     with plain_errors():
         import torch
 
+        from mmvae_fast.cli import runs
         from mmvae_fast.cli.progress import track
         from mmvae_fast.data.dataset import ON_ERROR
         from mmvae_fast.data.errors import ConfigError
-        from mmvae_fast.data.export import TABLES, write_table
-        from mmvae_fast.data.run import Run
+        from mmvae_fast.data.export import TABLES, write_latents
+        from mmvae_fast.systems import FusionClassifier
 
         if out.suffix.lower() not in TABLES:
             raise ConfigError(f"--out {out}: expected a name that ends in {', '.join(TABLES)}")
         if on_error not in (None, *ON_ERROR):
             raise ConfigError(f"--on-error {on_error!r}: expected stop or missing")
-        opened = Run.load(run)
+        opened = runs.load(run, "embed")
+        model = opened.model if isinstance(opened.model, FusionClassifier) else runs.vae(opened)
         dataset = opened.dataset(data, on_error=on_error)
         batches = track(opened.batches(dataset, batch_size, workers), -(-len(dataset) // batch_size), "embedding")
         with torch.no_grad():
-            z = torch.cat([opened.model.encode(batch, mask).mu for batch, mask in batches])
+            latents = (model.encode(batch, mask) for batch, mask in batches)
+            z = torch.cat([found if isinstance(found, torch.Tensor) else found.mu for found in latents])
         if text := dataset.report():
             print(f"{text}\nThey counted as missing.", file=sys.stderr)
-        write_table(out, z.numpy(force=True))
+        write_latents(out, z.numpy(force=True))
         print(out)

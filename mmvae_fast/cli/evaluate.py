@@ -20,6 +20,9 @@ def evaluate(
     samples: Annotated[
         int, typer.Option(min=0, help="Importance samples for log p(x), which takes that many decodings; 0: leave out.")
     ] = 0,
+    generated: Annotated[
+        int, typer.Option(min=1, help="Samples that are compared with the data: of a GAN, or with --report of a prior.")
+    ] = 1000,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
@@ -29,39 +32,83 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Judge a model on data: loss, elbo and log-likelihoods in nats, and how well each modality predicts the others."""
+    """Judge a model or a system on data.
+
+    A model: loss, elbo and log-likelihoods in nats, and how well each modality predicts the others; with --report every
+    measure. A classifier: accuracy, calibration and confusion; a GAN: its samples beside real ones; a CycleGAN: its
+    translations, and the way back.
+    """
     with plain_errors():
         import json
 
-        from mmvae_fast.cli.progress import track
         from mmvae_fast.data.run import Run
-        from mmvae_fast.data.scores import score
+        from mmvae_fast.models import MultimodalVAE
 
         opened = Run.load(run)
         dataset = opened.dataset(data)
-        batches = track(opened.batches(dataset, batch_size, workers), -(-len(dataset) // batch_size), "evaluating")
         if report is not None and report.exists() and not report.is_dir():
             raise NotADirectoryError(f"--report {report} is a file, expected a folder to write to")
-        found = score(opened.model, batches, n_samples=samples, seed=seed)
+        model: Any = opened.model
+        manifest = str(dataset.manifest.path)
+        plain = isinstance(model, MultimodalVAE)
+        if samples and not (plain and model.generative):
+            raise ValueError(f"--samples is {samples}, but {type(model).__name__} has no density: leave it out")
+        if plain:
+            found = {"data": manifest, **_score(opened, dataset, samples, batch_size, workers, seed)}
+            print(json.dumps(found, indent=1) if as_json else _as_text(found))
+        if report is not None or not plain:
+            rows, labels = _read(opened, dataset, batch_size, workers)
+            judged = _judge(model, rows, labels, samples, generated, batch_size, seed)
+            if not plain:
+                content = {"data": manifest, **judged.as_dict()}
+                print(json.dumps(content, indent=1) if as_json else f"{manifest}: {judged.as_text()}", end="")
+            if report is not None:
+                _write(report, judged, opened, rows, labels)
         if text := dataset.report():
             print(f"{text}\nThey counted as missing.", file=sys.stderr)
-        found = {"data": str(dataset.manifest.path), **found}
-        print(json.dumps(found, indent=1) if as_json else _as_text(found))
-        if report is not None:
-            _write_report(report, opened, dataset, samples, batch_size, seed)
 
 
-def _write_report(folder: Path, opened: Any, dataset: Any, samples: int, batch_size: int, seed: int) -> None:
-    """Everything that :mod:`mmvae_fast.evaluate` measures, and pictures; labels count if there are two or more."""
-    from mmvae_fast.evaluate import Rows, evaluate, write_report
+def _score(opened: Any, dataset: Any, samples: int, batch_size: int, workers: int, seed: int) -> dict[str, Any]:
+    """What one pass over the data tells, a batch in memory at a time."""
+    from mmvae_fast.cli.progress import track
+    from mmvae_fast.evaluate import score
 
-    rows = Rows.of(opened.model, dataset)
+    batches = track(opened.batches(dataset, batch_size, workers), -(-len(dataset) // batch_size), "evaluating")
+    return score(opened.model, batches, n_samples=samples, seed=seed)
+
+
+def _read(opened: Any, dataset: Any, batch_size: int, workers: int) -> tuple[Any, Any]:
+    """All rows, and their classes if any is known."""
+    from mmvae_fast.cli.progress import track
+    from mmvae_fast.evaluate import Rows
+
+    batches = track(opened.batches(dataset, batch_size, workers), -(-len(dataset) // batch_size), "reading")
     ids = opened.label_ids(dataset)
-    labels = ids if len(ids[ids >= 0].unique()) > 1 else None
-    found = evaluate(opened.model, rows, labels, n_samples=samples, batch_size=batch_size, seed=seed)
+    return Rows.gather(opened.model, batches), ids if bool((ids >= 0).any()) else None
+
+
+def _judge(model: Any, rows: Any, labels: Any, samples: int, generated: int, batch_size: int, seed: int) -> Any:
+    """Everything that :mod:`mmvae_fast.evaluate` measures."""
+    from mmvae_fast.cli.progress import stages
+    from mmvae_fast.evaluate import evaluate
+
+    with stages() as progress:
+        return evaluate(
+            model, rows, labels, n_samples=samples, generated=generated, batch_size=batch_size, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _write(folder: Path, judged: Any, opened: Any, rows: Any, labels: Any) -> None:
+    """The report and its pictures."""
+    from mmvae_fast.cli.progress import stages
+    from mmvae_fast.evaluate import write_report
+
     history = opened.folder / "history.json"
-    written = write_report(folder, found, opened.model, rows, labels,
-        history=history if history.is_file() else None, class_names=opened.classes)  # fmt: skip
+    with stages() as progress:
+        progress("pictures", 0, 1)
+        written = write_report(folder, judged, opened.model, rows, labels,
+            history=history if history.is_file() else None, class_names=opened.classes)  # fmt: skip
     print(f"{folder}: {', '.join(path.name for path in written)}", file=sys.stderr)
 
 
@@ -75,6 +122,6 @@ def _as_text(found: dict[str, Any]) -> str:
     lines += [f"  {'':<16}" + "".join(f"{name:>16}" for name in targets)]
     for given, row in found["reconstruction"].items():
         values = (row.get(name) for name in targets)
-        cells = "".join(f"{'-':>16}" if v is None else f"{v['value']:>15.4f}{v['unit']}" for v in values)
+        cells = "".join(f"{'-':>16}" if v is None else f"{v['value']:>15.4f}{v['unit'] or ' '}" for v in values)
         lines += [f"  {given:<16}{cells}"]
     return "\n".join(lines)

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from mmvae_fast._files import with_ending
 from mmvae_fast.data._scale import Scale, ScaledReader
+from mmvae_fast.data._streams import Delay
 from mmvae_fast.features import audio
+from mmvae_fast.features.delay import estimate_lag
 from mmvae_fast.modalities import Audio
 
 _FEATURES = ("log_mel", "mfcc")
@@ -34,6 +36,10 @@ class AudioReader(ScaledReader):
         align: which part that leaves: "start" (silence follows), "center" or "end".
         n_mels, n_fft, hop_length, fmin, fmax, floor_db, ceiling_db: of the pictures.
         n_mfcc: how many cepstra.
+        align_to: the modality whose recording this one is brought into step with: a cell is then this recording and
+            that one, of the same event, and this one's lag behind it (by cross-correlation, row by row) is cut off, or
+            made up for by silence. A row without either has no such modality.
+        max_lag: the largest lag to look for, in seconds, either way; None is as far as the two overlap.
         iterations: of Griffin-Lim.
         options: of the modality: likelihood, scale, network ("mlp", "conv", "residual"), ...
     """
@@ -58,6 +64,8 @@ class AudioReader(ScaledReader):
         floor_db: float = -40.0,
         ceiling_db: float = 20.0,
         iterations: int = 60,
+        align_to: str | None = None,
+        max_lag: float | None = None,
         **options: Any,
     ) -> None:
         if features not in _FEATURES:
@@ -69,6 +77,10 @@ class AudioReader(ScaledReader):
         if type(iterations) is not int or iterations < 1:
             raise ValueError(f"audio reader: iterations is {iterations!r}, expected a positive integer")
         self.features, self.align, self.seconds, self.iterations = features, align, float(seconds), iterations
+        if align_to is None and max_lag is not None:
+            raise ValueError("audio reader: max_lag comes with align_to, the modality to compare with")
+        self.align_to, self.max_lag = align_to, Delay("audio reader", max_lag=max_lag).max_lag
+        self.n_columns = None if align_to is None else 2
         self.n_mels, self.n_mfcc = n_mels, n_mfcc
         self.spectra: dict[str, Any] = {
             "sample_rate": sample_rate,
@@ -133,12 +145,22 @@ class AudioReader(ScaledReader):
             "n_mfcc": self.n_mfcc,
             **self.spectra,
             "iterations": self.iterations,
+            "align_to": self.align_to,
+            "max_lag": self.max_lag,
             **self.options,
             "fitted": None if self.scale is None else self.scale.config(),
         }
 
     def _read(self, cell: Any) -> np.ndarray:
-        return self._features(_wave(cell, self.spectra["sample_rate"], self.samples, self.align)[None])[0]
+        rate = self.spectra["sample_rate"]
+        if self.align_to is None:
+            return self._features(_wave(cell, rate, self.samples, self.align)[None])[0]
+        if not isinstance(cell, (list, tuple)) or len(cell) != 2:
+            raise ValueError(f"is a {type(cell).__name__}, expected two recordings: its own, and {self.align_to}'s")
+        own, other = (_wave(part, rate, None, self.align) for part in cell)
+        lag = round(estimate_lag(other, own, rate, max_lag=self.max_lag) * rate)
+        wave = own[lag:] if lag > 0 else np.pad(own, (-lag, 0))
+        return self._features(audio.fit_length(wave, self.samples, align=self.align)[None])[0]
 
     def _features(self, waves: np.ndarray) -> np.ndarray:
         if self.features == "log_mel":
@@ -151,8 +173,8 @@ class AudioReader(ScaledReader):
         return self.scale
 
 
-def _wave(cell: Any, rate: int, samples: int, align: str) -> np.ndarray:
-    """A cell as so many samples at ``rate`` Hz.
+def _wave(cell: Any, rate: int, samples: int | None, align: str) -> np.ndarray:
+    """A cell as so many samples at ``rate`` Hz, None for all there are.
 
     Raises:
         ValueError, OSError: what is wrong with it.
@@ -170,5 +192,5 @@ def _wave(cell: Any, rate: int, samples: int, align: str) -> np.ndarray:
         wave, own = cell
         wave = wave.numpy(force=True) if isinstance(wave, Tensor) else np.asarray(wave)
         mono = audio.to_mono(wave, int(own) if isinstance(own, (float, np.number)) else own, rate)
-        return audio.fit_length(mono, samples, align=align)
+        return mono if samples is None else audio.fit_length(mono, samples, align=align)
     raise ValueError(f"is a {type(cell).__name__}, expected a path, the bytes of a file, or (waveform, rate)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from pydantic import (  # noqa: E402
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
@@ -49,6 +50,9 @@ class DataConfig(_Strict):
     """The column of each row's class."""
     ignore: list[StrictStr] | Literal["all"] = []
     """Columns that are no modality's; "all" for whatever is left."""
+    cache: StrictBool = False
+    """Keep in memory what was read, before augmentation; for data that fits. A worker process forgets it after an
+    epoch, so this goes with ``num_workers: 0``."""
 
     @model_validator(mode="after")
     def _share(self) -> DataConfig:
@@ -80,12 +84,14 @@ class ModalityConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """``model:`` - a name of ``mmvae_fast.models.MODELS``, the size of z, and the model's own arguments."""
+    """``model:`` - a name of ``mmvae_fast.models.MODELS`` or ``mmvae_fast.systems``, the size of z, and its own
+    arguments."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: StrictStr = "MoPoE"
-    latent_dim: Count = 32
+    latent_dim: Count | None = None
+    """None: the system's own, or 32 of a model."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -93,7 +99,7 @@ class ModelConfig(BaseModel):
 
 
 class TrainingConfig(_Strict):
-    """``training:`` - arguments of ``mmvae_fast.training.fit``."""
+    """``training:`` - arguments of ``mmvae_fast.training.fit``, of which a system takes those of ``OF_SYSTEMS``."""
 
     epochs: Count = 30
     batch_size: Count = 64
@@ -104,6 +110,11 @@ class TrainingConfig(_Strict):
     gradient_clip: Annotated[Number, Field(gt=0)] | None = None
     num_workers: Annotated[StrictInt, Field(ge=0)] = 0
     accelerator: StrictStr = "auto"
+
+
+OF_SYSTEMS = ("epochs", "batch_size", "seed", "num_workers", "accelerator")
+_LATENT_DIM = 32  # of a model, unless told
+_NOT_YAML = {"modalities", "networks", "classes", "condition_dim"}  # comes from the data, or is code
 
 
 class RunConfig(_Strict):
@@ -117,7 +128,20 @@ class RunConfig(_Strict):
 
     def columns(self) -> dict[str, str | list[str]]:
         """Of each modality: one of its own name, unless told."""
-        return {name: m.columns or m.column or name for name, m in self.modalities.items()}
+        return {name: self._columns(name) for name in self.modalities}
+
+    def _columns(self, name: str) -> str | list[str]:
+        modality = self.modalities[name]
+        other = modality.options.get("align_to")
+        if other is None:
+            return modality.columns or modality.column or name
+        where = f"modalities.{name}.align_to"
+        if modality.columns is not None:
+            raise ConfigError(f"{where}: is {other!r} where there are columns already, expected one column")
+        others = {n: m for n, m in self.modalities.items() if n != name and m.columns is None}
+        if other not in others:
+            raise ConfigError(f"{where}: no other modality {other!r} of one column{nearest(str(other), others)}")
+        return [modality.column or name, others[other].column or other]
 
     def readers(self) -> dict[str, Reader]:
         """New readers, not fitted.
@@ -137,26 +161,63 @@ class RunConfig(_Strict):
                 readers[name] = cls(**modality.options)
             except (ValueError, TypeError) as error:
                 raise ConfigError(f"{where}: {error}") from error
+            count, of = readers[name].n_columns, self._columns(name)
+            if count is not None and (isinstance(of, str) or len(of) != count):
+                raise ConfigError(f"{where}: a {modality.kind} is made of {count} columns, expected columns: [.., ..]")
         return readers
 
     def model_class(self) -> Any:
-        """The class of the model.
+        """The class of the model or system, with what else depends on it checked.
 
         Raises:
-            ConfigError: an unknown one, or options it does not have.
+            ConfigError: an unknown one, or what it does not have: options, latent_dim, keys of ``training:``, a label.
         """
         from mmvae_fast.models import MODELS
+        from mmvae_fast.systems import SYSTEMS, Autoencoder
 
+        known: dict[str, type] = {**MODELS, "Autoencoder": Autoencoder, **SYSTEMS}
         name = self.model.name
-        if name not in MODELS:
-            raise ConfigError(f"model.name: {name!r} is no model{nearest(name, MODELS)}")
+        if name not in known:
+            raise ConfigError(f"model.name: {name!r} is no model{nearest(name, known)}")
+        cls = known[name]
         # those with an underscore are the models' own business
-        options = {option for option in _parameters(MODELS[name]) if not option.startswith("_")}
-        _check_options("model", self.model.options, (options | {"name"}) - {"modalities"})
-        return MODELS[name]
+        options = {option for option in _parameters(cls) if not option.startswith("_")}
+        if "latent_dim" not in options and self.model.latent_dim is not None:
+            raise ConfigError(f"model.latent_dim: a {name} has none, expected no such key")
+        if name in SYSTEMS:
+            self._check_system(name, options)
+        _check_options("model", self.model.options, (options | {"name"}) - _NOT_YAML)
+        return cls
 
-    def make_model(self, readers: Mapping[str, Reader]) -> Any:
-        """The model, its weights drawn from the seed; the readers are fitted.
+    def _check_system(self, name: str, options: set[str]) -> None:
+        """What of the file only models have a use for, and what a system needs."""
+        if "classes" in self.model.options and "classes" in options:
+            raise ConfigError(f"model.classes: a {name} has those of the column that data.label names, no such key")
+        rates = [option for option in sorted(options) if option.startswith(("lr", "gradient_clip"))]
+        for key in sorted(self.training.model_fields_set - set(OF_SYSTEMS)):
+            instead = [f"model.{option}" for option in rates if option.startswith(key)]
+            hint = f"; see {', '.join(instead)}" if instead else f", expected some of {', '.join(OF_SYSTEMS)}"
+            raise ConfigError(f"training.{key}: a {name} has no use for it{hint}")
+        if name == "FusionClassifier" and self.data.label is None:
+            raise ConfigError("data.label: is missing, expected the column with the classes of a FusionClassifier")
+
+    @property
+    def is_system(self) -> bool:
+        """Whether it trains with ``mmvae_fast.systems.fit``."""
+        from mmvae_fast.systems import SYSTEMS
+
+        return self.model.name in SYSTEMS
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether each row's class is part of the training."""
+        return self.data.label is not None and self.model.name in ("FusionClassifier", "GAN")
+
+    def make_model(self, readers: Mapping[str, Reader], classes: Sequence[str] = ()) -> Any:
+        """The model or system, its weights drawn from the seed; the readers are fitted.
+
+        Args:
+            classes: of the label, in order.
 
         Raises:
             ConfigError: an unknown model, options it does not have, or values it refuses.
@@ -169,15 +230,32 @@ class RunConfig(_Strict):
                 modalities[name] = reader.modality()
             except (ValueError, TypeError) as error:
                 raise ConfigError(f"modalities.{name}: {error}") from error
+        options = dict(self.model.options)
+        if (latent_dim := self._latent_dim()) is not None:
+            options["latent_dim"] = latent_dim
+        if self.takes_labels:
+            options["classes"] = len(classes) if self.model.name == "GAN" else list(classes)
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(self.training.seed)
-                return model_class(modalities, self.model.latent_dim, **self.model.options)
+                return model_class(modalities, **options)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"model: {error}") from error
 
+    def _latent_dim(self) -> int | None:
+        """The one given, or else a model's default; None leaves a system's own."""
+        given = self.model.latent_dim
+        return _LATENT_DIM if given is None and not self.is_system else given
+
     def as_json(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude_none=True)
+        """All that counts, defaults written out; of ``training:``, what the model or system has a use for."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        if (latent_dim := self._latent_dim()) is not None:
+            options = {key: value for key, value in content["model"].items() if key not in ("name", "latent_dim")}
+            content["model"] = {"name": self.model.name, "latent_dim": latent_dim, **options}
+        if self.is_system:
+            content["training"] = {key: content["training"][key] for key in OF_SYSTEMS}
+        return content
 
 
 def read_config(path: str | os.PathLike) -> RunConfig:
@@ -244,10 +322,11 @@ def known_options(cls: type[Reader]) -> set[str]:
 
     names = _parameters(cls)
     takes_more = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values())
-    if takes_more and cls.kind in MODALITIES:
+    kind = cls.modality_kind or cls.kind
+    if takes_more and kind in MODALITIES:
         # what a reader sets itself, and what no YAML can hold
         learned = {"shape", "n", "channels", "vocabulary", "tokenizer"}
-        names |= _parameters(MODALITIES[cls.kind]) - learned - {"encoder", "decoder"}
+        names |= _parameters(MODALITIES[kind]) - learned - {"encoder", "decoder"}
     return names
 
 

@@ -24,6 +24,7 @@ class ManifestDataset(Dataset):
         manifest, readers: the readers are fitted; see :func:`fit_readers`.
         rows: which of the manifest, counted from 0; all unless told.
         on_error: a cell that cannot be read stops the run ("stop") or counts as missing ("missing").
+        cache: keep in memory what was read, by each process for itself; for data that fits.
         augment: vary the samples as their readers are configured to; drawn from torch's generator, which ``fit`` seeds
             in every epoch and worker process.
     """
@@ -36,12 +37,14 @@ class ManifestDataset(Dataset):
         rows: Sequence[int] | None = None,
         on_error: str = "stop",
         augment: bool = False,
+        cache: bool = False,
     ) -> None:
         if on_error not in ON_ERROR:
             raise ValueError(f"on_error is {on_error!r}, expected one of {ON_ERROR}")
         self.manifest, self.readers = manifest, dict(readers)
         self.rows = range(len(manifest)) if rows is None else list(rows)
         self.on_error, self.augment = on_error, augment
+        self._kept: dict[tuple[int, str], Tensor] | None = {} if cache else None
         # in shared memory: worker processes note there what they could not read
         self._failed = torch.zeros(len(self.rows), len(self.readers), dtype=torch.bool).share_memory_()
 
@@ -56,7 +59,7 @@ class ManifestDataset(Dataset):
             x = None
             if cell is not None and not (self.on_error == "missing" and self._failed[index, m]):
                 try:
-                    x = reader.read(self.manifest.resolve(cell, reader))
+                    x = self._read(row, name, cell)
                 except (ValueError, OSError) as error:
                     self._failed[index, m] = True
                     if self.on_error == "stop":
@@ -66,6 +69,15 @@ class ManifestDataset(Dataset):
                     x = reader.augment(x, torch.Generator().manual_seed(seed))
             sample[name] = x
         return sample
+
+    def _read(self, row: int, name: str, cell: Any) -> Tensor:
+        """A cell's sample, read once if it is to be kept."""
+        reader = self.readers[name]
+        if self._kept is None:
+            return reader.read(self.manifest.resolve(cell, reader))
+        if (row, name) not in self._kept:
+            self._kept[row, name] = reader.read(self.manifest.resolve(cell, reader))
+        return self._kept[row, name]
 
     def faults(self) -> list[Fault]:
         """The cells that could not be read so far, by whatever process; they are read once more to say why."""
@@ -147,3 +159,20 @@ def _unfit(reader: Reader, name: str, cells: Mapping[int, Any]) -> list[Fault]:
         except (ValueError, OSError) as error:
             faults.append(Fault(row, name, str(error)))
     return faults
+
+
+class Labelled(Dataset):
+    """A data set's samples with each row's class under "label", as :func:`mmvae_fast.systems.fit` takes them.
+
+    Args:
+        labels: int64 [N]; -1 where there is none.
+    """
+
+    def __init__(self, dataset: ManifestDataset, labels: Tensor) -> None:
+        self.dataset, self.labels = dataset, labels
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | None]:
+        return {**self.dataset[index], "label": self.labels[index]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,13 @@ def write_samples(
     readers: Mapping[str, Reader],
     samples: Mapping[str, Tensor],
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
+    labels: Sequence[str] | None = None,
 ) -> Path:
     """Samples [N, *shape] by modality as files ``<modality>/<row>.<suffix>``, and a manifest of them, ``samples.csv``,
     with a text itself where the others have a path; the folder is there when it is complete.
+
+    Args:
+        labels: of each row, for a column "label".
 
     Raises:
         FileExistsError: the folder holds anything but earlier samples.
@@ -38,7 +42,7 @@ def write_samples(
     digits = max(4, len(str(rows)))
     table = io.StringIO()
     lines = csv.writer(table, lineterminator="\n")
-    lines.writerow(samples)
+    lines.writerow([*samples, *([] if labels is None else ["label"])])
     with temporary_sibling(folder) as temp:
         for name in samples:
             (temp / name).mkdir()
@@ -48,7 +52,7 @@ def write_samples(
                 path = readers[name].write(x[row], temp / name / f"{row:0{digits}}")
                 shown = None if readers[name].reads_files else as_line(readers[name].show(x[row]))
                 cells.append(path.relative_to(temp).as_posix() if shown is None else shown)
-            lines.writerow(cells)
+            lines.writerow(cells if labels is None else [*cells, labels[row]])
         write_atomic(temp / SAMPLES, table.getvalue())
         replace_folder(temp, folder)
     return folder
@@ -65,24 +69,40 @@ def as_line(shown: Any) -> str | None:
     return None
 
 
-def write_table(path: str | os.PathLike, z: np.ndarray) -> Path:
+def write_latents(path: str | os.PathLike, z: np.ndarray) -> Path:
     """Latents [N, D] as columns z_0, z_1, ... of a .parquet or .csv file, or as a .npy array.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".npy":
+        return write_columns(path, {f"z_{d}": z[:, d] for d in range(z.shape[1])}, TABLES)
+    data = io.BytesIO()
+    np.save(data, z, allow_pickle=False)
+    write_atomic(path, data.getvalue())
+    return path
+
+
+def write_columns(
+    path: str | os.PathLike, columns: Mapping[str, Any], endings: Sequence[str] = (".parquet", ".csv")
+) -> Path:
+    """Columns of equal length, by name, as a .parquet or .csv file.
+
+    Args:
+        endings: for the error.
 
     Raises:
         ValueError: another suffix.
     """
     path, data = Path(path), io.BytesIO()
     suffix = path.suffix.lower()
-    if suffix == ".npy":
-        np.save(data, z, allow_pickle=False)
-    elif suffix in TABLES:
-        columns: dict[str, Any] = {f"z_{d}": z[:, d] for d in range(z.shape[1])}
-        table = require("pyarrow", extra="data").table(columns)
-        if suffix == ".csv":
-            require("pyarrow.csv", extra="data").write_csv(table, data)
-        else:
-            require("pyarrow.parquet", extra="data").write_table(table, data)
+    if suffix not in (".parquet", ".csv"):
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(endings)}")
+    table = require("pyarrow", extra="data").table(dict(columns))
+    if suffix == ".csv":
+        require("pyarrow.csv", extra="data").write_csv(table, data)
     else:
-        raise ValueError(f"{path}: expected a name that ends in {', '.join(TABLES)}")
+        require("pyarrow.parquet", extra="data").write_table(table, data)
     write_atomic(path, data.getvalue())
     return path

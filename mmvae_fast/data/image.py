@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from mmvae_fast import _pictures
+from mmvae_fast._checks import is_number
 from mmvae_fast._files import with_ending, write_atomic
 from mmvae_fast._lazy import require
 from mmvae_fast.data.reader import Reader
@@ -63,7 +64,7 @@ class ImageReader(Reader):
             raise ValueError(f"ImageReader: channels is {channels!r}, expected 1 or 3")
         if fit not in _pictures.FITS:
             raise ValueError(f"ImageReader: fit is {fit!r}, expected one of {_pictures.FITS}")
-        if not _is_number(background) or not 0 <= background <= 1:
+        if not is_number(background) or not 0 <= background <= 1:
             raise ValueError(f"ImageReader: background is {background!r}, expected a gray value from 0 to 1")
         self.size = None if size is None else (size[0], size[1])
         self.channels = channels
@@ -146,10 +147,6 @@ def _augmentation(wanted: Mapping[str, Any] | None) -> dict[str, Any]:
         raise ValueError(f"ImageReader: augment: flip is {flip!r}, expected True or False")
     if type(crop) is not int or crop < 0:
         raise ValueError(f"ImageReader: augment: crop is {crop!r}, expected a number of pixels, 0 or more")
-    if not _is_number(jitter) or not 0 <= jitter < 1:
+    if not is_number(jitter) or not 0 <= jitter < 1:
         raise ValueError(f"ImageReader: augment: jitter is {jitter!r}, expected a number from 0 to below 1")
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

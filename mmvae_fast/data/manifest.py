@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class Manifest:
         label: the column that holds each row's class, if one does.
         ignore: columns that are nobody's; "all" takes every column not named here for one.
         partial: modalities that the file has no column of are missing in all rows, as long as one is there.
+        joined: modalities of several columns that a row has only if it has all of them.
 
     Raises:
         ManifestError: no such file, not of its format, empty, columns twice or unknown.
@@ -46,8 +47,10 @@ class Manifest:
         label: str | None = None,
         ignore: Sequence[str] | str = (),
         partial: bool = False,
+        joined: Collection[str] = (),
     ) -> None:
         self.path = Path(path)
+        self.joined = frozenset(joined)
         self.columns = {name: [of] if isinstance(of, str) else list(of) for name, of in columns.items()}
         self._single = {name: isinstance(of, str) for name, of in columns.items()}
         self.label = label
@@ -61,7 +64,11 @@ class Manifest:
             raise ManifestError(f"{self.path}: has no rows, expected at least one")
         absent = {name: [c for c in of if c not in there] for name, of in self.columns.items()}
         if partial:
-            wholly = [name for name, of in self.columns.items() if absent[name] == of]
+            wholly = [
+                name
+                for name, of in self.columns.items()
+                if absent[name] == of or (name in self.joined and absent[name])
+            ]
             if len(wholly) < len(self.columns):
                 for name in wholly:
                     absent[name], self.columns[name] = [], []
@@ -91,7 +98,7 @@ class Manifest:
         """What a row, counted from 0, has of a modality; None if it is missing."""
         cells = [self._values[column][row].as_py() for column in self.columns[name]]
         cells = [None if is_missing(cell) else cell for cell in cells]
-        if all(cell is None for cell in cells):
+        if all(cell is None for cell in cells) or (name in self.joined and None in cells):
             return None
         return cells[0] if self._single[name] else cells
 
@@ -103,8 +110,15 @@ class Manifest:
                 yield cell
 
     def resolve(self, cell: Any, reader: Reader) -> Any:
-        """A cell as its reader takes it: a path becomes one from here."""
-        return str(self.path.parent / cell) if reader.reads_files and isinstance(cell, str) else cell
+        """A cell as its reader takes it: a path becomes one from here, and so does each of several."""
+        if not reader.reads_files:
+            return cell
+        if reader.n_columns is not None and isinstance(cell, list):
+            return [self._resolved(part) for part in cell]
+        return self._resolved(cell)
+
+    def _resolved(self, cell: Any) -> Any:
+        return str(self.path.parent / cell) if isinstance(cell, str) else cell
 
     def labels(self) -> list[str | None]:
         """Each row's class as text, None where it is missing."""
@@ -112,6 +126,16 @@ class Manifest:
             return [None] * len(self)
         cells = self._values[self.label].to_pylist()
         return [None if is_missing(cell) else str(cell) for cell in cells]
+
+    def column(self, name: str) -> list[Any]:
+        """All cells of a column, whether or not it is a modality's.
+
+        Raises:
+            ManifestError: there is none.
+        """
+        if name not in self._values:
+            raise ManifestError(f"{self.path}: no column {name!r}{nearest(name, self._values)}")
+        return self._values[name].to_pylist()
 
     def where(self, row: int, name: str) -> str:
         """For a message: file, row (counted from 1) and column of a cell."""
@@ -134,13 +158,14 @@ class Manifest:
             if not (reader.reads_files and self.columns[name]):
                 continue
             for row in range(len(self)):
-                cell = self.cell(row, name)
-                if isinstance(cell, str):
-                    problem = _unreadable(self.resolve(cell, reader))
-                else:
-                    problem = None if cell is None else _not_taken(cell, reader)
-                if problem is not None:
-                    faults.append(Fault(row, name, problem))
+                cell = self.resolve(self.cell(row, name), reader)
+                for part in cell if reader.n_columns is not None and isinstance(cell, list) else [cell]:
+                    if isinstance(part, str):
+                        problem = _unreadable(part)
+                    else:
+                        problem = None if part is None else _not_taken(part, reader)
+                    if problem is not None:
+                        faults.append(Fault(row, name, problem))
         self.refuse(faults)
 
     def error(self, name: str, problem: str) -> ManifestError:
@@ -156,7 +181,9 @@ class Manifest:
         """Cells and what is wrong with them, a line each; the first ten and how many more."""
         faults = sorted(faults)
         lines = [f"{self.path}: {len(faults)} {'cell' if len(faults) == 1 else 'cells'} cannot be read"]
-        lines += [f"  row {f.row + 1}, {', '.join(self.columns[f.name])}: {f.problem}" for f in faults[:_SHOWN]]
+        lines += [
+            f"  row {f.row + 1}, {', '.join(self.columns.get(f.name, [f.name]))}: {f.problem}" for f in faults[:_SHOWN]
+        ]
         if len(faults) > _SHOWN:
             lines += [f" {_more(len(faults))}"]
         return "\n".join(lines)
@@ -164,7 +191,7 @@ class Manifest:
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """A cell that cannot be read: its row, counted from 0, its modality, and why."""
+    """A cell that cannot be read: its row, counted from 0, its modality (or the column of the label), and why."""
 
     row: int
     name: str

@@ -27,6 +27,7 @@ _MODULES = {
     "sequence": "sequence",
     "vector": "vector",
     "counts": "counts",
+    "lag": "lag",
 }
 
 
@@ -42,6 +43,13 @@ class Reader(ABC):
     reads_files: ClassVar[bool] = False
     """Whether a cell that is a str is a path: it is resolved against the manifest's folder and looked up before
     training."""
+
+    n_columns: int | None = None
+    """How many columns make up a cell, all of which a row must have to have the modality at all; None for one column,
+    or any number of them with gaps."""
+
+    modality_kind: ClassVar[str] = ""
+    """Kind of the modality that takes the options which are not the reader's own; "" for one of the reader's kind."""
 
     takes: ClassVar[tuple[type, ...]] = ()
     """Of a reader of files, what a cell may be other than a str; () for anything. Known before training, too."""

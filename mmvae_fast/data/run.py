@@ -1,11 +1,12 @@
 """A run in a folder: trained from a configuration, and opened again to use the model on new files.
 
-Beside what ``training.fit`` writes (``best/``, ``last/``, ``history.json``) it holds ``readers.json``, what the readers
-learned, and ``run.yaml``, the configuration with absolute paths.
+Beside what ``training.fit`` or ``systems.fit`` writes (``best/``, ``last/``, ``history.json``, ``samples/``) it holds
+``readers.json``, what the readers learned, and ``run.yaml``, the configuration with absolute paths.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,17 +17,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from mmvae_fast._files import write_atomic
 from mmvae_fast.data.config import RunConfig, read_config, write_config
-from mmvae_fast.data.dataset import ManifestDataset, check_cells, fit_readers
-from mmvae_fast.data.errors import CellError
-from mmvae_fast.data.manifest import Manifest
-from mmvae_fast.data.reader import Reader
+from mmvae_fast.data.dataset import Labelled, ManifestDataset, check_cells, fit_readers
+from mmvae_fast.data.errors import CellError, ConfigError, ManifestError
+from mmvae_fast.data.manifest import Fault, Manifest, nearest
+from mmvae_fast.data.reader import Reader, kinds, reader_class
+from mmvae_fast.modalities import MODALITIES
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models.checkpoint import read_json
+from mmvae_fast.systems import FusionClassifier, System
+from mmvae_fast.systems import fit as fit_system
 from mmvae_fast.training import fit
-from mmvae_fast.training.checkpoints import BEST, LAST
+from mmvae_fast.training.checkpoints import BEST, LAST, STARTED_OVER, short
 from mmvae_fast.training.data import batches, split_mask
 from mmvae_fast.training.seeding import derive
 
@@ -38,14 +43,22 @@ _HEADER = "# Written by mmvae-fast train: the configuration of this run, with ab
 
 @dataclass
 class Run:
-    """A trained model and what it takes to read for it."""
+    """A trained model or system and what it takes to read for it."""
 
     folder: Path
     config: RunConfig
-    model: MultimodalVAE
+    model: Any
+    """A MultimodalVAE or a System; see :attr:`vae`."""
     readers: dict[str, Reader]
     classes: list[str] = field(default_factory=list)
     """The labels there are, sorted; a class is its place in this list."""
+
+    @property
+    def vae(self) -> MultimodalVAE | None:
+        """The model, or that of a classifier which trains one beside its head; None of what has no latent space."""
+        if isinstance(self.model, FusionClassifier):
+            return self.model.model if self.model.generative_weight else None
+        return self.model if isinstance(self.model, MultimodalVAE) else None
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Run:
@@ -57,16 +70,19 @@ class Run:
         folder = Path(folder)
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder, expected one that mmvae-fast train wrote")
-        description = _read_readers(folder)
-        readers = {name: Reader.from_config(config) for name, config in description["readers"].items()}
         checkpoint = next((path for name in (BEST, LAST) if (path := folder / name).is_dir()), None)
+        at = _described_at(folder)
+        description = _read_readers(at)
+        readers = {name: Reader.from_config(config) for name, config in description["readers"].items()}
         if checkpoint is None:
             raise ValueError(f"{folder}: has neither {BEST}/ nor {LAST}/: its first epoch was never complete")
-        model = MultimodalVAE.load(checkpoint).eval()
+        config = read_config(at / CONFIG_FILE)
+        model: MultimodalVAE | System = (System if config.is_system else MultimodalVAE).load(checkpoint)
+        model.eval()
         read = {name: reader.modality().config() for name, reader in readers.items()}
         if read != {name: modality.config() for name, modality in model.modalities.items()}:
             raise ValueError(f"{folder / READERS_FILE} and {checkpoint} are of different runs; train again")
-        return cls(folder, read_config(folder / CONFIG_FILE), model, readers, description["classes"])
+        return cls(folder, config, model, readers, description["classes"])
 
     def dataset(self, manifest: str | os.PathLike | None = None, *, on_error: str | None = None) -> ManifestDataset:
         """A manifest as the model takes it; it may lack columns, and have others.
@@ -82,7 +98,10 @@ class Run:
         path = manifest or data.test or (validation if isinstance(validation, Path) else None)
         if path is None and validation is None:
             raise ValueError(f"{self.folder}: no data were held out of training; name a manifest to use")
-        opened = Manifest(path or data.train, self.config.columns(), label=data.label, ignore="all", partial=True)
+        opened = Manifest(
+            path or data.train, self.config.columns(), label=data.label, ignore="all", partial=True,
+            joined=_joined(self.readers),
+        )  # fmt: skip
         rows = None
         if path is None:
             rows = split_rows(len(opened), float(validation), self.config.training.seed)[1]  # type: ignore[arg-type]
@@ -106,9 +125,7 @@ class Run:
 
     def label_ids(self, dataset: ManifestDataset) -> Tensor:
         """Each row's class, int64 [N]; -1 where it has none, or one that the training data did not."""
-        ids = {name: i for i, name in enumerate(self.classes)}
-        labels = dataset.manifest.labels()
-        return torch.tensor([ids.get(label, -1) if (label := labels[row]) is not None else -1 for row in dataset.rows])
+        return _label_ids(dataset, self.classes)
 
 
 def train(
@@ -122,7 +139,8 @@ def train(
     """Train what a configuration describes, or continue: the same call goes on where an interrupted one stopped.
 
     Args:
-        resume, progress, callbacks: of :func:`mmvae_fast.training.fit`.
+        resume, progress: of :func:`mmvae_fast.training.fit` and :func:`mmvae_fast.systems.fit`.
+        callbacks: of the former; a system takes none.
         report: is told at the end which files could not be read and counted as missing.
 
     Raises:
@@ -137,8 +155,9 @@ def train(
     out = config.out
     _check_out(out)
     columns = config.columns()
-    options: dict[str, Any] = {"label": data.label, "ignore": data.ignore}
+    options: dict[str, Any] = {"label": data.label, "ignore": data.ignore, "joined": _joined(readers)}
     manifest = Manifest(data.train, columns, **options)
+    classes = _classes(config, manifest)
     rows: list[int] | None = None
     held_out: ManifestDataset | None = None
     digests = {"train": manifest.digest()}
@@ -146,18 +165,20 @@ def train(
         rows, others = split_rows(len(manifest), float(data.validation), settings.seed)
     fit_readers(manifest, readers, rows=rows, on_error=data.on_error)
     if isinstance(data.validation, (int, float)):
-        held_out = ManifestDataset(manifest, readers, rows=others, on_error=data.on_error)
+        held_out = ManifestDataset(manifest, readers, rows=others, on_error=data.on_error, cache=data.cache)
     elif data.validation is not None:
         second = Manifest(data.validation, columns, **options)
         _check(second, readers)
+        if config.takes_labels:
+            _check_labels(config, second, classes)
         digests["validation"] = second.digest()
-        held_out = ManifestDataset(second, readers, on_error=data.on_error)
-    training = ManifestDataset(manifest, readers, rows=rows, on_error=data.on_error, augment=True)
-    model = config.make_model(readers)
+        held_out = ManifestDataset(second, readers, on_error=data.on_error, cache=data.cache)
+    training = ManifestDataset(manifest, readers, rows=rows, on_error=data.on_error, augment=True, cache=data.cache)
+    model = config.make_model(readers, classes)
     described = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        "classes": sorted({label for label in manifest.labels() if label is not None}),
+        "classes": classes,
         "data": digests,
         "readers": {name: reader.config() for name, reader in readers.items()},
     }
@@ -165,16 +186,14 @@ def train(
         _check_same(out, described, config)
 
     def write() -> None:
+        _keep_descriptions(out)
         write_atomic(out / READERS_FILE, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
         write_atomic(out / CONFIG_FILE, _HEADER + write_config(config))
 
     datasets = [dataset for dataset in (training, held_out) if dataset is not None]
-    arguments = settings.model_dump()
     try:
         with _naming_cells(datasets):
-            # what fit refuses, it refuses before Lightning starts: until then the folder stays as it was
-            fit(model, training, validation=held_out, out=out, resume=resume, progress=progress,
-                callbacks=(_at_start(write), *callbacks), **arguments)  # fmt: skip
+            _fit(config, model, training, held_out, classes, write, callbacks, resume=resume, progress=progress)
     finally:
         if data.on_error == "missing":
             for dataset in datasets:
@@ -183,6 +202,84 @@ def train(
     if not ((out / READERS_FILE).exists() and (out / CONFIG_FILE).exists()):  # lost, and there was nothing to train
         write()
     return Run.load(out)
+
+
+def _fit(
+    config: RunConfig,
+    model: Any,
+    training: ManifestDataset,
+    held_out: ManifestDataset | None,
+    classes: Sequence[str],
+    write: Callable[[], None],
+    callbacks: tuple[Any, ...],
+    **how: Any,
+) -> None:
+    """Train a model or a system; ``write`` is called when nothing is left to refuse: until then the folder stays as it
+    was."""
+    arguments = {**config.as_json()["training"], **how, "out": config.out}
+    if not isinstance(model, System):
+        fit(model, training, validation=held_out, callbacks=(_at_start(write), *callbacks), **arguments)
+        return
+    if callbacks:
+        raise ValueError(f"callbacks are of training.fit, and a {config.model.name} trains with systems.fit: pass none")
+    model.to(_device(arguments.pop("accelerator")))
+    data: Dataset = training
+    validation: Dataset | None = held_out
+    if config.takes_labels:
+        data = Labelled(training, _label_ids(training, classes))
+        validation = None if held_out is None else Labelled(held_out, _label_ids(held_out, classes))
+    if not model.validated:
+        validation = None  # what was held out is for evaluation alone
+    fit_system(model, data, validation=validation, on_start=write, **arguments)
+
+
+def _device(accelerator: str) -> str:
+    """Where a system trains; models leave that to Lightning, whose words these are.
+
+    Raises:
+        ConfigError: another word, or no such device here.
+    """
+    devices = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "auto": "cuda" if torch.cuda.is_available() else "cpu"}
+    if accelerator not in devices:
+        raise ConfigError(f"training.accelerator: got {accelerator!r}, expected one of {', '.join(devices)}")
+    if devices[accelerator] == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"training.accelerator: {accelerator!r}, but torch finds no CUDA device")
+    return devices[accelerator]
+
+
+def _classes(config: RunConfig, manifest: Manifest) -> list[str]:
+    """The labels there are, sorted; checked if the training takes them.
+
+    Raises:
+        ManifestError: with the rows.
+    """
+    found = sorted({label for label in manifest.labels() if label is not None})
+    if config.takes_labels:
+        _check_labels(config, manifest, found)
+        if len(found) < 2:
+            raise ManifestError(f"{manifest.path}, {manifest.label}: holds the classes {found}, expected two or more")
+    return found
+
+
+def _check_labels(config: RunConfig, manifest: Manifest, classes: Sequence[str]) -> None:
+    """Refuse rows that a conditional GAN has no condition for, and classes that were not in the training data."""
+    assert manifest.label is not None
+    faults, gan = [], config.model.name == "GAN"
+    for row, label in enumerate(manifest.labels()):
+        if label is None and gan:
+            faults.append(Fault(row, manifest.label, "is empty, but each row of a conditional GAN needs its class"))
+        elif label is not None and label not in classes:
+            faults.append(
+                Fault(row, manifest.label, f"{label!r} is the class of no training row{nearest(label, classes)}")
+            )
+    manifest.refuse(faults)
+
+
+def _label_ids(dataset: ManifestDataset, classes: Sequence[str]) -> Tensor:
+    """Each row's class, int64 [N]; -1 where it has none, or one that is not among these."""
+    ids = {name: i for i, name in enumerate(classes)}
+    labels = dataset.manifest.labels()
+    return torch.tensor([ids.get(label, -1) if (label := labels[row]) is not None else -1 for row in dataset.rows])
 
 
 def _at_start(write: Callable[[], None]) -> Any:
@@ -217,6 +314,10 @@ def split_rows(rows: int, share: float, seed: int) -> tuple[list[int], list[int]
     return sorted(order[count:]), sorted(order[:count])
 
 
+def _joined(readers: Mapping[str, Reader]) -> list[str]:
+    return [name for name, reader in readers.items() if reader.n_columns is not None]
+
+
 def _check(manifest: Manifest, readers: Mapping[str, Reader]) -> None:
     """Of data that no reader is fitted to: paths, and the cells that are no files."""
     manifest.check_files(readers)
@@ -235,6 +336,22 @@ def _check_out(out: Path) -> None:
         _read_readers(out)
 
 
+def _keep_descriptions(out: Path) -> None:
+    """Of checkpoints that this run set out to replace: until its first epoch is complete they are a run to be used, and
+    go with what was learned for them."""
+    if not (out / STARTED_OVER).exists() or not (out / READERS_FILE).exists():
+        return
+    for checkpoint in (out / LAST, out / BEST):
+        if checkpoint.is_dir() and not (checkpoint / READERS_FILE).exists():
+            for name in (CONFIG_FILE, READERS_FILE):
+                write_atomic(checkpoint / name, (out / name).read_bytes())
+
+
+def _described_at(out: Path) -> Path:
+    """Where the description of a run's checkpoints is: beside them, unless they had to keep their own."""
+    return next((path for name in (BEST, LAST) if (path := out / name).joinpath(READERS_FILE).exists()), out)
+
+
 def _check_same(out: Path, described: Mapping[str, Any], config: RunConfig) -> None:
     """Refuse to go on with a run of other data or another configuration; whatever training does not see may change.
 
@@ -244,18 +361,19 @@ def _check_same(out: Path, described: Mapping[str, Any], config: RunConfig) -> N
     if not (out / READERS_FILE).exists() or not any((out / name).exists() for name in (LAST, BEST)):
         return
     otherwise = "choose another out, or start over (--start-over)"
-    earlier = _read_readers(out)
+    at = _described_at(out)
+    earlier = _read_readers(at)
     for what, digest in described["data"].items():
         if earlier.get("data", {}).get(what) != digest:
             raise ValueError(
                 f"{out} holds a run on other {what} data: the manifest was changed since. Bring it back, {otherwise}"
             )
     changes: list[str] = []
-    if (out / CONFIG_FILE).exists():
-        changes = _changes(_fixed(read_config(out / CONFIG_FILE)), _fixed(config))
+    if (at / CONFIG_FILE).exists():
+        changes = _changes(_fixed(read_config(at / CONFIG_FILE)), _fixed(config))
     if changes:
         raise ValueError(f"{out} holds a run of another configuration: {'; '.join(changes)}. Use that, {otherwise}")
-    changes = _changes(earlier, json.loads(json.dumps(described)))
+    changes = _changes(_complete(earlier), _complete(json.loads(json.dumps(described))))
     if changes:
         raise ValueError(
             f"{out} holds a run whose readers learned otherwise, so files were changed: {'; '.join(changes[:3])}. "
@@ -264,13 +382,49 @@ def _check_same(out: Path, described: Mapping[str, Any], config: RunConfig) -> N
 
 
 def _fixed(config: RunConfig) -> dict[str, Any]:
-    """What of a configuration must stay when a run goes on. Where files lie may change: what they hold is compared."""
+    """What of a configuration must stay when a run goes on, with the defaults that it leaves out. Where files lie may
+    change: what they hold is compared."""
     content = config.as_json()
-    data = {key: value for key, value in content["data"].items() if key not in ("train", "test")}
+    for name, column in config.columns().items():
+        modality = content["modalities"][name]
+        modality = {key: value for key, value in modality.items() if key not in ("column", "columns")}
+        content["modalities"][name] = {**_of_kind(modality["kind"]), **modality, "column": column}
+    content["model"] = {**_defaults(*_model_class(config)), **content["model"]}
+    data = {key: value for key, value in content["data"].items() if key not in ("train", "test", "cache")}
     if isinstance(config.data.validation, Path):
         data["validation"] = "a manifest"
     training = {key: value for key, value in content["training"].items() if key not in _FREE}
     return {"data": data, "modalities": content["modalities"], "model": content["model"], "training": training}
+
+
+def _complete(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``readers.json`` with the defaults that its readers' options leave out."""
+    readers = {name: {**_of_kind(reader.get("kind")), **reader} for name, reader in described["readers"].items()}
+    return {**described, "readers": readers}
+
+
+def _of_kind(kind: Any) -> dict[str, Any]:
+    """The defaults of a kind's options: the reader's, and those of the modality that it passes the rest on to."""
+    classes: list[type] = [reader_class(kind)] if kind in kinds() else []
+    return _defaults(*classes, *([MODALITIES[kind]] if kind in MODALITIES else []))
+
+
+def _model_class(config: RunConfig) -> list[type]:
+    """None, if another version of the package had it."""
+    try:
+        return [config.model_class()]
+    except ConfigError:
+        return []
+
+
+def _defaults(*classes: type) -> dict[str, Any]:
+    """What constructors take for the arguments that are left out, as JSON; the first class that has one decides."""
+    found: dict[str, Any] = {}
+    for cls in (parent for given in classes for parent in given.__mro__ if "__init__" in parent.__dict__):
+        for parameter in inspect.signature(cls.__init__).parameters.values():  # type: ignore[misc]
+            if parameter.default is not parameter.empty:
+                found.setdefault(parameter.name, parameter.default)
+    return json.loads(json.dumps(found, default=repr))
 
 
 def _changes(before: Any, now: Any, where: str = "") -> list[str]:
@@ -282,12 +436,7 @@ def _changes(before: Any, now: Any, where: str = "") -> list[str]:
         if not lines and list(before) != list(now) and where in ("modalities", "readers"):
             lines.append(f"{where} were in the order {list(before)}, now {list(now)}")
         return lines
-    return [] if before == now else [f"{where} was {_short(before)}, now {_short(now)}"]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return [] if before == now else [f"{where} was {short(before)}, now {short(now)}"]
 
 
 def _read_readers(folder: Path) -> dict[str, Any]:

@@ -6,8 +6,7 @@ of captions. What is decoded is always the posterior mean, unless samples are as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from mmvae_fast.models import MultimodalVAE
 
 Judge = Callable[["Tensor"], np.ndarray]  # one modality [B, *shape] -> digits [B], -1 where it shows none
-Decode = Callable[[Sequence[str], Sequence[str]], Mapping[str, "Tensor"]]  # from some modalities, to some
 
 TARGETS = {
     "image_to_text": 0.93,
@@ -51,23 +49,14 @@ def _flat(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1)
 
 
-def coherence(decode: Decode, judges: Mapping[str, Judge], labels: np.ndarray) -> dict[str, float]:
+def coherence(
+    model: MultimodalVAE, batch: Mapping[str, Tensor], judges: Mapping[str, Judge], labels: np.ndarray
+) -> dict[str, float]:
     """For every direction, e.g. "image->text" or "image+audio->text", the share of rows that show the right digit."""
-    names = list(judges)
-    shares = {}
-    for count in range(1, len(names)):
-        for sources in combinations(names, count):
-            targets = [name for name in names if name not in sources]
-            for target, decoded in decode(sources, targets).items():
-                shares[f"{'+'.join(sources)}->{target}"] = float(np.mean(judges[target](decoded) == labels))
-    return shares
+    from mmvae_fast.evaluate import cross_coherence
 
-
-def agreement(decoded: Mapping[str, Tensor], judges: Mapping[str, Judge]) -> float:
-    """The share of rows in which all modalities show the same digit."""
-    from mmvae_fast.evaluate import agreement
-
-    return agreement(decoded, judges)
+    found = cross_coherence(model, batch, judges, labels)
+    return {f"{source}->{target}": share for source, of in found.items() for target, share in of.items()}
 
 
 def summarise(directions: Mapping[str, float]) -> dict[str, float]:
@@ -104,14 +93,12 @@ def evaluate(
     """
     import torch
 
+    from mmvae_fast.evaluate import agreement
+
     judges = fit_judges(train)
     batch = test.batch(model.modalities)
     with torch.no_grad():
-        directions = coherence(
-            lambda sources, targets: model.reconstruct({name: batch[name] for name in sources}, to=targets),
-            judges,
-            test.labels,
-        )
+        directions = coherence(model, batch, judges, test.labels)
         gmm = fit_gmm(model.encode(train.batch(model.modalities)).mu.numpy(), seed)
         gmm_z = torch.from_numpy(gmm.sample(_JOINT_SAMPLES)[0].astype(np.float32))
         figures = {
@@ -133,6 +120,8 @@ def evaluate(
 def likelihood(model: MultimodalVAE, batch: Mapping[str, Tensor], seed: int, repeats: int = 10) -> dict[str, Any]:
     """Means over rows in nats. ELBO, KL and the modalities' log-likelihoods average over ``repeats`` noises; log p(x)
     is importance-weighted with 500 samples."""
+    from mmvae_fast.evaluate import log_likelihood
+
     outputs = [model(batch, seed=seed + i) for i in range(repeats)]
 
     def mean(values: Iterable[Tensor]) -> float:
@@ -142,17 +131,19 @@ def likelihood(model: MultimodalVAE, batch: Mapping[str, Tensor], seed: int, rep
         "elbo": mean(o.elbo for o in outputs),
         "kl": mean(o.kl for o in outputs),
         **{f"ll_{name}": mean(o.log_likelihood[name] for o in outputs) for name in model.modalities},
-        "log_p_x": model.log_likelihood(batch, n_samples=500, seed=seed).mean().item(),
+        "log_p_x": log_likelihood(model, batch, n_samples=500, seed=seed).mean().item(),
     }
 
 
 def reconstruction(model: MultimodalVAE, batch: Mapping[str, Tensor]) -> dict[str, float]:
     """Everything from everything: root mean square error of pixels and mel bands (in [0, 1]), share of wrong words."""
-    decoded = model.reconstruct(batch)
+    from mmvae_fast.evaluate import reconstruction as errors
+
+    (found,) = errors(model, batch, subsets=[list(model.modalities)]).values()
     return {
-        "image_rmse": (decoded["image"] - batch["image"]).square().mean().sqrt().item(),
-        "text_wrong_words": (decoded["text"] != batch["text"]).float().mean().item(),
-        "audio_rmse": (decoded["audio"] - batch["audio"]).square().mean().sqrt().item(),
+        "image_rmse": found["image"]["mse"] ** 0.5,
+        "text_wrong_words": 1 - found["text"]["accuracy"],
+        "audio_rmse": found["audio"]["mse"] ** 0.5,
     }
 
 

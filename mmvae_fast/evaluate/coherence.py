@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmvae_fast.evaluate.oracles import Judge, classes_of
 from mmvae_fast.evaluate.rows import (
+    Judged,
     Rows,
     batch_seed,
     choose_subsets,
@@ -109,7 +110,7 @@ def samples(
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def check_judges(model: MultimodalVAE, judges: Mapping[str, Judge]) -> None:
+def check_judges(model: Judged, judges: Mapping[str, Judge]) -> None:
     """Refuse judges of what the model does not have, or of nothing that it decodes."""
     for name in judges:
         if name not in model.modalities:

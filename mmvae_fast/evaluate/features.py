@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,13 +116,16 @@ def inception_features(weights: str | os.PathLike, size: int = 2048, *, batch_si
     """The Inception network of the usual FID, with weights that you have: nothing is downloaded.
 
     Args:
-        weights: the file ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity, which has to be installed.
-        size: of the features: 64, 192, 768 or 2048.
+        weights: the file ``weights-inception-2015-12-05-6726825d.pth`` of torch-fidelity, which has to be installed; or
+            a TorchScript file of the network itself (uint8 [B, 3, H, W] -> [B, F]) such as StyleGAN's
+            ``inception-2015-12-05.pt``, which takes nothing else. A pickle that is more than tensors is refused.
+        size: of torch-fidelity's features: 64, 192, 768 or 2048.
 
     Images [B, C, H, W] in [0, 1], of one channel or three, go in as torchmetrics' FrechetInceptionDistance takes them.
 
     Raises:
         FileNotFoundError: no such file.
+        ValueError: the file is neither.
         ImportError: torchmetrics or torch-fidelity is missing.
     """
     if size not in INCEPTION_SIZES:
@@ -128,17 +133,54 @@ def inception_features(weights: str | os.PathLike, size: int = 2048, *, batch_si
     path = Path(weights)
     if not path.is_file():
         raise FileNotFoundError(f"inception_features: {path} is no file, expected the weights of torch-fidelity")
-    fid = require("torchmetrics.image.fid", extra="evaluate")
-    try:
-        metric = fid.FrechetInceptionDistance(feature=size, feature_extractor_weights_path=str(path))
-    except ModuleNotFoundError as error:
-        raise ImportError("inception_features needs torch-fidelity: pip install torch-fidelity") from error
+    scripted = _is_torchscript(path)
+    network = _scripted(path) if scripted else _torch_fidelity(path, size)
 
     @torch.no_grad()
     def compute(x: Tensor) -> np.ndarray:
         if x.dim() != 4 or x.shape[1] not in (1, 3):
             raise ValueError(f"inception_features: got shape {list(x.shape)}, expected [B, 1 or 3, H, W]")
-        pictures = (x.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1)
-        return torch.cat([metric.inception(part) for part in pictures.split(batch_size)]).numpy(force=True)
+        pictures = (x.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).cpu()
+        return torch.cat([network(part).flatten(1) for part in pictures.split(batch_size)]).numpy(force=True)
 
-    return Features(f"Inception, {size}", compute)
+    return Features(path.name if scripted else f"Inception, {size}", compute)
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether an archive holds code beside tensors, as ``torch.jit.save`` writes it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _scripted(path: Path) -> Callable[[Tensor], Tensor]:
+    """StyleGAN's gives logits unless it is asked for the features."""
+    try:
+        network = torch.jit.load(str(path), map_location="cpu").eval()
+    except RuntimeError as error:
+        raise ValueError(f"inception_features: {path} cannot be read as TorchScript: {error}") from error
+    asks = any(argument.name == "return_features" for argument in network.forward.schema.arguments)
+    return lambda pictures: network(pictures, return_features=True) if asks else network(pictures)
+
+
+def _torch_fidelity(path: Path, size: int) -> Callable[[Tensor], Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity itself would run any pickle
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        raise ValueError(
+            f"inception_features: {path} is damaged or holds more than tensors, expected torch-fidelity's weights or a "
+            "TorchScript file"
+        ) from None
+    if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
+        raise ValueError(f"inception_features: {path} holds a {type(found).__name__}, expected tensors by name")
+    del found
+    fid = require("torchmetrics.image.fid", extra="evaluate")
+    try:
+        return fid.FrechetInceptionDistance(feature=size, feature_extractor_weights_path=str(path)).inception
+    except ModuleNotFoundError as error:
+        raise ImportError("inception_features needs torch-fidelity: pip install 'mmvae_fast[inception]'") from error
+    except RuntimeError as error:  # of load_state_dict, in many lines
+        raise ValueError(
+            f"inception_features: {path} is not of the Inception network: {str(error).splitlines()[0]}"
+        ) from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmvae_fast.evaluate.rows import Rows, batch_seed, choose_subsets, judged, name_of, size_of_batch, targets
+from mmvae_fast.evaluate.rows import Rows, Subset, batch_seed, choose_subsets, judged, name_of, size_of_batch, targets
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models.base import positive
 from mmvae_fast.training.data import Data
@@ -63,11 +63,11 @@ def log_likelihood(
             f"subset and given both name {sorted(set(wanted) & set(given))}, expected different modalities"
         )
     (both,) = choose_subsets(model, [[*wanted, *given]])
-    joint = _joint(model, rows, both, n_samples, batch_size, seed, chunk)
+    whole = joint(model, rows, both, n_samples, batch_size, seed, chunk)
     if not given:
-        return joint
+        return whole
     (condition,) = choose_subsets(model, [given])
-    return joint - _joint(model, rows, condition, n_samples, batch_size, seed, chunk)
+    return whole - joint(model, rows, condition, n_samples, batch_size, seed, chunk)
 
 
 def log_likelihoods(
@@ -90,22 +90,35 @@ def log_likelihoods(
     rows = Rows.of(model, data)
     positive("n_samples", n_samples)
     size_of_batch(batch_size)
-    everything = tuple(model.modalities)
     chosen = choose_subsets(model, subsets)
-    each = {
-        subset: _joint(model, rows, subset, n_samples, batch_size, seed, chunk)
-        for subset in dict.fromkeys([*chosen, everything])
-    }
-    explained = set(targets(model))
+    each = {s: joint(model, rows, s, n_samples, batch_size, seed, chunk) for s in needed(model, chosen)}
+    return means(model, chosen, each)
+
+
+def needed(model: MultimodalVAE, chosen: Sequence[Subset]) -> list[Subset]:
+    """The subsets whose :func:`joint` it takes for the :func:`means` of some: everything, too."""
+    return list(dict.fromkeys([*chosen, tuple(model.modalities)]))
+
+
+def means(model: MultimodalVAE, chosen: Sequence[Subset], each: Mapping[Subset, Tensor]) -> dict[str, dict[str, Mean]]:
+    """What :func:`log_likelihoods` returns, from the rows' log-likelihoods of each subset."""
+    everything, explained = tuple(model.modalities), set(targets(model))
     return {
         "joint": {name_of(s): Mean.of(each[s]) for s in chosen if explained & set(s)},
         "conditional": {name_of(s): Mean.of(each[everything] - each[s]) for s in chosen if s != everything},
     }
 
 
-def _joint(
-    model: MultimodalVAE, rows: Rows, subset: Sequence[str], n_samples: int, batch_size: int, seed: int, chunk: int
+def joint(
+    model: MultimodalVAE,
+    rows: Rows,
+    subset: Sequence[str],
+    n_samples: int,
+    batch_size: int,
+    seed: int,
+    chunk: int = 100,
 ) -> Tensor:
+    """log p(x_subset) of each row, [N], NaN where it lacks any of them."""
     there = rows.having(subset).cpu()
     found = torch.full((len(rows),), math.nan, dtype=torch.float64)
     parts = []

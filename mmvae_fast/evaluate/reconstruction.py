@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmvae_fast._lazy import require
+from mmvae_fast.evaluate.compare import comparable_pair, hits, is_numeric
 from mmvae_fast.evaluate.rows import Rows, choose_subsets, judged, name_of, reconstructions, size_of_batch, targets
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import MultimodalVAE
@@ -39,7 +40,7 @@ def reconstruction(
     for source in choose_subsets(model, subsets):
         shown = rows.take(rows.having(source))
         meters = {
-            target: _Meter(model.modalities[target], rows.data[target][rows.observed(target)])
+            target: Meter(model.modalities[target], rows.data[target][rows.observed(target)])
             for target in targets(model)
             if target in rows.data
         }
@@ -56,12 +57,16 @@ def reconstruction(
     return found
 
 
-class _Meter:
-    """Of one modality: torchmetrics' sums over batches."""
+class Meter:
+    """Of one modality: torchmetrics' sums over batches.
+
+    Args:
+        truth: all that predictions will be compared with, for the range of SSIM.
+    """
 
     def __init__(self, modality: Modality, truth: Tensor) -> None:
         metrics = require("torchmetrics", extra="evaluate")
-        self.rows, self.numeric = 0, modality.dtype.is_floating_point
+        self.rows, self.numeric = 0, is_numeric(modality)
         self.modality = modality
         self.metrics: dict[str, Any] = {}
         if not self.numeric:
@@ -85,15 +90,10 @@ class _Meter:
         if not len(truth):
             return
         if not self.numeric:
-            right = predicted == truth
-            counted = torch.ones_like(right)
-            padding = self.modality.padding
-            if padding is not None:
-                counted = (truth != padding) | (predicted != padding)
-            self.metrics["accuracy"].update(right[counted].double())
-            self.metrics["exact"].update(right.flatten(1).all(1).double())
+            self.metrics["accuracy"].update(hits(self.modality, predicted, truth).double())
+            self.metrics["exact"].update((predicted == truth).flatten(1).all(1).double())
             return
-        predicted, truth = (self.modality.comparable(x.double()) for x in (predicted, truth))
+        predicted, truth = comparable_pair(self.modality, predicted, truth)
         there = truth.isfinite()  # a vector may lack some of its entries
         for name, metric in self.metrics.items():
             if name == "ssim":

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from mmvae_fast.functional import row_seed
 from mmvae_fast.models import MultimodalVAE
-from mmvae_fast.models.batch import check_batch
+from mmvae_fast.models.batch import Mask, check_batch
+from mmvae_fast.systems import FusionClassifier
+from mmvae_fast.systems.base import RESERVED, System
+from mmvae_fast.systems.loop import SystemCollate
 from mmvae_fast.training.data import Data, batches, count_rows, split_mask
 from mmvae_fast.training.seeding import derive
 
+Judged = MultimodalVAE | System
 UNKNOWN = -1  # the label of a row that has none
 MOST = 8  # modalities whose subsets are all taken: 255
 Subset = tuple[str, ...]
@@ -33,29 +38,42 @@ class Rows:
     names: tuple[str, ...]
     labels: Tensor | None = None
     """int64 [N], -1 where unknown."""
+    condition: Tensor | None = None
+    """[N, D] of a GAN with a ``condition_dim``."""
 
     @classmethod
-    def of(cls, model: MultimodalVAE, data: Data | Rows, labels: Any = None, *, what: str = "data") -> Rows:
-        """From what :func:`mmvae_fast.training.fit` takes: a dict of tensors, perhaps with a "mask", or a Dataset.
+    def of(cls, model: Judged, data: Data | Rows, labels: Any = None, *, what: str = "data") -> Rows:
+        """From what :func:`mmvae_fast.training.fit` takes: a dict of tensors, perhaps with a "mask", or a Dataset; for
+        a system what :func:`mmvae_fast.systems.fit` takes, perhaps with a "label" and a "condition".
 
         Args:
-            labels: int [N], -1 where unknown: a tensor, an array or a list.
+            labels: int [N], -1 where unknown: a tensor, an array or a list; None for the "label" of the data, if any.
 
         Raises:
             ValueError, TypeError: naming the modality, what came and what was expected.
         """
         if isinstance(data, Rows):
             return data if labels is None else data.labelled(labels)
-        count = count_rows(what, model, data)
-        whole = [data] if isinstance(data, Mapping) else batches(data, model, count, 256, None, 0)
+        whole, extras = _read(model, data, what)
+        rows = cls.gather(model, map(split_mask, whole))
+        labels = extras.get("label") if labels is None else labels
+        condition = extras.get("condition")
+        if condition is not None and len(condition) != len(rows):
+            raise ValueError(f"{what}: condition has {len(condition)} rows, expected {len(rows)}")
+        rows = replace(rows, condition=condition)
+        return rows if labels is None else rows.labelled(labels)
+
+    @classmethod
+    def gather(cls, model: Judged, batches: Iterable[tuple[Mapping[str, Tensor], Mask]]) -> Rows:
+        """From batches of modalities and their masks, in order."""
         parts = []
-        for batch in whole:
-            tensors, mask = split_mask(batch)
+        for tensors, mask in batches:
             device = next(iter(tensors.values())).device
             parts.append(check_batch(model.modalities, tensors, mask, dtype=model.dtype, device=device))
+        if not parts:
+            raise ValueError("batches is empty, expected at least one row")
         gathered = {name: torch.cat([part.data[name] for part in parts]) for name in parts[0].data}
-        rows = cls(gathered, torch.cat([part.mask for part in parts]), tuple(model.modalities))
-        return rows if labels is None else rows.labelled(labels)
+        return cls(gathered, torch.cat([part.mask for part in parts]), tuple(model.modalities))
 
     def __len__(self) -> int:
         return self.mask.shape[0]
@@ -69,7 +87,7 @@ class Rows:
             raise ValueError(f"labels has shape {list(found.shape)}, expected [N] = [{len(self)}]")
         if found.numel() and int(found.min()) < UNKNOWN:
             raise ValueError(f"labels holds {int(found.min())}, expected classes from 0 on, and -1 where unknown")
-        return Rows(self.data, self.mask, self.names, found.long().cpu())
+        return replace(self, labels=found.long().cpu())
 
     def observed(self, name: str) -> Tensor:
         """Which rows have a modality, bool [N]."""
@@ -84,7 +102,8 @@ class Rows:
         """Some rows, by number."""
         data = {name: x[rows.to(x.device)] for name, x in self.data.items()}
         labels = None if self.labels is None else self.labels[rows.cpu()]
-        return Rows(data, self.mask[rows.to(self.mask.device)], self.names, labels)
+        condition = None if self.condition is None else self.condition[rows.to(self.condition.device)]
+        return Rows(data, self.mask[rows.to(self.mask.device)], self.names, labels, condition)
 
     def with_known_label(self) -> Rows:
         """The rows whose label is known."""
@@ -105,6 +124,25 @@ class Rows:
             yield first, {name: x[some].to(device) for name, x in self.data.items()}, self.mask[some].to(device)
 
 
+def _read(model: Judged, data: Data, what: str) -> tuple[Iterable[Mapping[str, Any]], dict[str, Tensor]]:
+    """Batches of modalities, and what the data of a system hold beside them."""
+    if not isinstance(model, System):
+        count = count_rows(what, model, data)
+        return [data] if isinstance(data, Mapping) else batches(data, model, count, 256, None, 0), {}
+    like_a_model: Any = model
+    if isinstance(data, Mapping):
+        extras = {key: torch.as_tensor(data[key]) for key in RESERVED if data.get(key) is not None}
+        inputs = {key: x for key, x in data.items() if key not in RESERVED}
+        count_rows(what, like_a_model, inputs)
+        return [inputs], extras
+    count_rows(what, like_a_model, data)
+    collate = SystemCollate(model)
+    collate.extras = RESERVED  # an evaluation has use for labels that the training has none for
+    read = list(DataLoader(data, 256, collate_fn=collate))
+    extras = {key: torch.cat([batch.pop(key) for batch in read]) for key in RESERVED if key in read[0]}
+    return read, extras
+
+
 def shuffled(count: int, seed: int, *what: object) -> Tensor:
     """The numbers of ``count`` rows in a random order, so that the first of them stand for all: data are often sorted
     by class."""
@@ -116,12 +154,16 @@ def name_of(subset: Sequence[str]) -> str:
     return "+".join(subset)
 
 
-def targets(model: MultimodalVAE) -> list[str]:
+def targets(model: Judged) -> list[str]:
     """The modalities a model can decode: all but those it takes as given."""
-    return [name for name in model.modalities if name not in model.always_given]
+    return [name for name in model.modalities if name not in _always_given(model)]
 
 
-def choose_subsets(model: MultimodalVAE, subsets: str | Sequence[Sequence[str]] = "all") -> list[Subset]:
+def _always_given(model: Judged) -> Sequence[str]:
+    return model.always_given if isinstance(model, MultimodalVAE) else ()
+
+
+def choose_subsets(model: Judged, subsets: str | Sequence[Sequence[str]] = "all") -> list[Subset]:
     """Subsets of the modalities, each in their order, without duplicates; with what the model always takes as given.
 
     Args:
@@ -131,6 +173,7 @@ def choose_subsets(model: MultimodalVAE, subsets: str | Sequence[Sequence[str]] 
         ValueError, TypeError: an empty subset, an unknown name, too many.
     """
     names = list(model.modalities)
+    always_given = _always_given(model)
     if isinstance(subsets, str):
         if subsets != "all":
             raise ValueError(f"subsets is {subsets!r}, expected 'all' or a list of lists of {names}")
@@ -146,7 +189,7 @@ def choose_subsets(model: MultimodalVAE, subsets: str | Sequence[Sequence[str]] 
         listed = [members] if isinstance(members, str) else list(members)
         if not listed or any(name not in names for name in listed):
             raise ValueError(f"subsets holds {members!r}, expected some of {names}")
-        found[tuple(name for name in names if name in listed or name in model.always_given)] = None
+        found[tuple(name for name in names if name in listed or name in always_given)] = None
     if not found:
         raise ValueError(f"subsets is empty, expected 'all' or a list of lists of {names}")
     return list(found)
@@ -159,7 +202,7 @@ def batch_seed(seed: int, first: int, *what: object) -> Tensor:
 
 
 @contextmanager
-def judged(model: MultimodalVAE) -> Iterator[None]:
+def judged(model: nn.Module) -> Iterator[None]:
     """The model in ``eval()`` and without gradients; afterwards every part is in the mode it came in."""
     modes = {part: part.training for part in model.modules()}
     model.eval()
@@ -179,12 +222,15 @@ def reconstructions(
         yield first, model.reconstruct({name: batch[name] for name in source}, to=list(to))
 
 
-def latents(model: MultimodalVAE, rows: Rows, source: Sequence[str], batch_size: int = 256) -> Tensor:
+def latents(
+    model: MultimodalVAE | FusionClassifier, rows: Rows, source: Sequence[str], batch_size: int = 256
+) -> Tensor:
     """The latent that stands for each row's posterior given a source that all rows have: [N, D], on the CPU."""
     found = []
     with judged(model):
         for _, batch, _ in rows.batches(batch_size, model.device):
-            found.append(model.encode({name: batch[name] for name in source}).point.cpu())
+            encoded = model.encode({name: batch[name] for name in source})
+            found.append((encoded if isinstance(encoded, Tensor) else encoded.point).cpu())
     return torch.cat(found) if found else torch.zeros(0, model.latent_dim, dtype=model.dtype)
 
 

@@ -159,10 +159,10 @@ def mfcc(
     waves: np.ndarray,
     *,
     sample_rate: int,
-    n_mfcc: int,
     n_mels: int,
     n_fft: int,
     hop_length: int,
+    n_mfcc: int,
     fmin: float = 0.0,
     fmax: float | None = None,
     floor_db: float = -40.0,
@@ -192,7 +192,18 @@ def mfcc(
 
 
 def mfcc_to_log_mel(coefficients: np.ndarray, n_mels: int) -> np.ndarray:
-    """The smooth log-mel pictures [B, n_mels, frames] whose coefficients [B, n_mfcc, frames] these are."""
+    """The smooth log-mel pictures [B, n_mels, frames] whose coefficients [B, n_mfcc, frames] these are.
+
+    Raises:
+        ValueError: another shape, or more coefficients than ``n_mels``.
+        ImportError: without the ``audio`` extra.
+    """
+    _positive("mfcc_to_log_mel", n_mels=n_mels)
+    if np.ndim(coefficients) != 3 or np.shape(coefficients)[1] > n_mels:
+        raise ValueError(
+            f"mfcc_to_log_mel: coefficients has shape {list(np.shape(coefficients))}, expected [B, n_mfcc, frames] "
+            f"with at most n_mels = {n_mels} of them"
+        )
     if not len(coefficients):
         return np.zeros((0, n_mels, np.shape(coefficients)[-1]), dtype=np.float32)
     fft = require("scipy.fft", extra="audio")

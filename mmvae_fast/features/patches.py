@@ -120,6 +120,8 @@ class PatchDictionary:
             raise ValueError(f"PatchDictionary: size is {size}, expected 2 or more: one pixel has no contrast")
         if variance is not None and not (isinstance(variance, float) and 0 < variance < 1):
             raise ValueError(f"PatchDictionary: variance is {variance!r}, expected a number between 0 and 1, or None")
+        if type(seed) is not int or seed < 0:
+            raise ValueError(f"PatchDictionary: seed is {seed!r}, expected an integer, 0 or more")
         self.size, self.n_words, self.stride, self.n_patches = size, n_words, stride, n_patches
         self.variance, self.seed = variance, seed
         self.mean: np.ndarray | None = None  # of normalised patches, [p]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -43,6 +44,8 @@ class Modality:
     autoregressive: ClassVar[bool] = False
     """Whether each part of x depends on those before it: p(x | z) = prod_t p(x_t | z, x_<t). Then the decoder is called
     with z [N, latent_dim] and x [N, *shape], and predictions come from :meth:`generate`."""
+    sampling: Mapping[str, Any] = MappingProxyType({})
+    """Of an autoregressive modality: keyword arguments of :meth:`generate` for what a model predicts. Not saved."""
     dtype: torch.dtype = torch.float32
     padding: int | None = None
     """Of token ids, the one that fills up what is too short, and is no part of it."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmvae_fast import functional
 from mmvae_fast._lazy import require
 from mmvae_fast.modalities.base import Modality
+from mmvae_fast.modalities.tokens import Tokens
 from mmvae_fast.modalities.transformer import TransformerDecoder, TransformerEncoder
 from mmvae_fast.reference import philox_uniform, seed_tensor
 
@@ -26,7 +27,7 @@ _COLD = 1e-6  # logits over less than that may overflow, and say nothing else th
 _STREAM = 2  # of the noise: 0 and 1 are the latents' normals and choices
 
 
-class Language(Modality):
+class Language(Tokens):
     """Token ids [B, length], int64: a text's tokens, END (id 2), and padding (id 0).
 
     p(x | z) = prod_t p(x_t | z, x_<t) over the tokens of a text and its END, by an autoregressive Transformer; padding
@@ -54,8 +55,6 @@ class Language(Modality):
     """
 
     kind = "language"
-    likelihoods = ("categorical",)
-    dtype = torch.int64
     autoregressive = True
     padding = PAD
 
@@ -113,14 +112,6 @@ class Language(Modality):
         if length is None:
             length = 1 + max((len(tokenizer.encode(text).ids) for text in texts), default=0)
         return cls(tokenizer, length, **options)
-
-    @property
-    def length(self) -> int:
-        return self.shape[0]
-
-    @property
-    def param_shape(self) -> tuple[int, ...]:
-        return (self.length, self.vocabulary_size)
 
     def make_encoder(self, latent_dim: int) -> nn.Module:
         if self.encoder is not None:
@@ -256,9 +247,7 @@ class Language(Modality):
 
     def detokenize(self, ids: Tensor) -> list[str]:
         """Ids [B, length] -> texts, each up to its END."""
-        if ids.dim() != 2:
-            raise ValueError(f"Language.detokenize: got shape {list(ids.shape)}, expected [B, {self.length}]")
-        self._check_range("ids", ids)
+        self._check_rows("detokenize", ids)
         texts = []
         for row in ids.tolist():
             tokens = row[: row.index(END)] if END in row else row
@@ -266,7 +255,7 @@ class Language(Modality):
         return texts
 
     def check_values(self, name: str, x: Tensor) -> None:
-        self._check_range(name, x)
+        super().check_values(name, x)
         if not x.numel():
             return
         ended = (x == END).cumsum(-1) - (x == END).long() > 0
@@ -277,14 +266,6 @@ class Language(Modality):
                 f"modality {name!r}: row {row} is {x[row].tolist()}, expected tokens ({_OURS} or more), then {END} "
                 f"unless they fill the row, then padding ({PAD}), as tokenize makes them"
             )
-
-    def _check_range(self, name: str, x: Tensor) -> None:
-        if x.numel():
-            low, high = (int(v) for v in torch.aminmax(x))
-            if low < 0 or high >= self.vocabulary_size:
-                raise ValueError(
-                    f"modality {name!r}: token ids from {low} to {high}, expected 0 to {self.vocabulary_size - 1}"
-                )
 
     def config(self) -> dict[str, Any]:
         own = {"word_dropout": self.word_dropout, **self._network()}

@@ -12,9 +12,10 @@ from mmvae_fast import _words
 from mmvae_fast._words import PAD, UNKNOWN
 from mmvae_fast.modalities.base import Modality, _common
 from mmvae_fast.modalities.networks import TokenEncoder
+from mmvae_fast.modalities.tokens import Tokens
 
 
-class Text(Modality):
+class Text(Tokens):
     """Token ids [B, length], int64; categorical likelihood at every position (decoder gives logits [N, length, V]).
 
     Args:
@@ -27,8 +28,6 @@ class Text(Modality):
     """
 
     kind = "text"
-    likelihoods = ("categorical",)
-    dtype = torch.int64
 
     def __init__(
         self,
@@ -55,15 +54,7 @@ class Text(Modality):
         """A vocabulary of every word in ``sentences``, sorted; as long as the longest of them unless told."""
         split = [sentence.split() for sentence in sentences]
         words = sorted({word for sentence in split for word in sentence} - {PAD, UNKNOWN})
-        return cls(words, length or max(map(len, split), default=0), **options)
-
-    @property
-    def length(self) -> int:
-        return self.shape[0]
-
-    @property
-    def param_shape(self) -> tuple[int, ...]:
-        return (self.length, self.vocabulary_size)
+        return cls(words, max(map(len, split), default=0) if length is None else length, **options)
 
     def make_encoder(self, latent_dim: int) -> nn.Module:
         if self.encoder is not None:
@@ -73,14 +64,6 @@ class Text(Modality):
     def predict(self, params: Tensor) -> Tensor:
         """The most probable token at every position: logits [..., length, V] -> ids [..., length]."""
         return params.argmax(-1)
-
-    def check_values(self, name: str, x: Tensor) -> None:
-        if x.numel():
-            low, high = (int(v) for v in torch.aminmax(x))
-            if low < 0 or high >= self.vocabulary_size:
-                raise ValueError(
-                    f"modality {name!r}: token ids from {low} to {high}, expected 0 to {self.vocabulary_size - 1}"
-                )
 
     def tokenize(self, sentences: Sequence[str], *, truncate: bool = False) -> Tensor:
         """Whitespace-separated words -> ids [B, length], padded with 0; unknown words become 1.
@@ -96,9 +79,7 @@ class Text(Modality):
     def detokenize(self, ids: Tensor) -> list[str]:
         """Ids [B, length] -> sentences; padding is left out."""
         words = self._need_words("detokenize")
-        if ids.dim() != 2:
-            raise ValueError(f"Text.detokenize: got shape {list(ids.shape)}, expected [B, {self.length}]")
-        self.check_values("ids", ids)
+        self._check_rows("detokenize", ids)
         return _words.detokenize(ids.numpy(force=True), words)
 
     def _need_words(self, method: str) -> tuple[str, ...]:

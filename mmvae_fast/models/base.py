@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +20,7 @@ from mmvae_fast.models.hierarchy import log_density_at, noise
 from mmvae_fast.models.outputs import MixturePosterior, Output, Posterior
 from mmvae_fast.models.priors import StandardNormal
 from mmvae_fast.models.seeds import branch
+from mmvae_fast.models.trainable import Trainable
 from mmvae_fast.models.weights import LikelihoodWeights
 from mmvae_fast.reference import philox_uniform, seed_tensor
 
@@ -29,7 +28,7 @@ Latents = Tensor | Mapping[str, Tensor]
 Self = TypeVar("Self", bound="MultimodalVAE")
 
 
-class MultimodalVAE(nn.Module, ABC):
+class MultimodalVAE(Trainable):
     """Base of the models: a fusion rule (``fusion``) and an objective (:meth:`objective`) over named modalities.
 
     A *batch* is a dict of tensors by modality; a missing key means missing in every row. A *mask* says what is
@@ -70,7 +69,6 @@ class MultimodalVAE(nn.Module, ABC):
     network_dims: dict[str, int]
     prior: Any  # one of mmvae_fast.models.priors, and by modality of the private latents
     private_priors: Any
-    _zero: Tensor
 
     def __init__(
         self,
@@ -84,11 +82,9 @@ class MultimodalVAE(nn.Module, ABC):
         _private_dim: int | Mapping[str, int] = 0,
         _modality_dim: int | Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__()
-        _check_modalities(modalities)
+        super().__init__(modalities)
         if type(latent_dim) is not int or latent_dim < 1:
             raise ValueError(f"latent_dim is {latent_dim!r}, expected a positive integer")
-        self.modalities: dict[str, Modality] = dict(modalities)
         self.latent_dim = latent_dim
         self.private_dims = _private_dims(_private_dim, self.modalities)
         self.beta = number("beta", beta)
@@ -106,16 +102,6 @@ class MultimodalVAE(nn.Module, ABC):
         self.prior = StandardNormal(latent_dim)
         self.private_priors = nn.ModuleDict({name: StandardNormal(p) for name, p in self.private_dims.items() if p})
         self.fusion = self.make_fusion()
-        # follows .to(): where and in which type the model computes, even if its networks have no parameters
-        self.register_buffer("_zero", torch.zeros(()), persistent=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._zero.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._zero.device
 
     # --- the two things that make a model -----------------------------------------------------------------------------
 
@@ -369,7 +355,7 @@ class MultimodalVAE(nn.Module, ABC):
         modality = self.modalities[name]
         if not modality.autoregressive:
             return modality.predict(self._decode(name, z))
-        x = modality.generate(self.decoders[name], z.reshape(-1, z.shape[-1]))
+        x = modality.generate(self.decoders[name], z.reshape(-1, z.shape[-1]), **modality.sampling)
         return x.reshape(*z.shape[:-1], *modality.shape)
 
     def _decode(self, name: str, z: Tensor, x: Tensor | None = None) -> Tensor:
@@ -607,10 +593,6 @@ class MultimodalVAE(nn.Module, ABC):
             "options": self.options(),
         }
 
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Write ``config.json`` and ``model.safetensors`` into a folder, each atomically. No pickled code."""
-        return checkpoint.save(self, folder)
-
     @classmethod
     def load(
         cls: type[Self],
@@ -685,22 +667,6 @@ def _describe(output: Any) -> str:
     if isinstance(output, (tuple, list)):
         return f"a {type(output).__name__} of {len(output)} ({', '.join(type(o).__name__ for o in output)})"
     return f"a {type(output).__name__}"
-
-
-_RESERVED = {"mask"}  # training data carries its masks under this key
-
-
-def _check_modalities(modalities: Any) -> None:
-    if not isinstance(modalities, Mapping) or not modalities:
-        raise ValueError(f"modalities is {modalities!r}, expected a dict of at least one Modality by name")
-    taken = nn.ModuleDict()  # an instance: some of its attributes are not the class's
-    for name, modality in modalities.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise ValueError(f"modality name {name!r}: expected letters, digits, '_' and '-' only")
-        if name in _RESERVED or hasattr(taken, name):
-            raise ValueError(f"modality name {name!r} is reserved, expected another one")
-        if not isinstance(modality, Modality):
-            raise TypeError(f"modality {name!r} is a {type(modality).__name__}, expected a Modality")
 
 
 def positive(what: str, value: Any) -> int:

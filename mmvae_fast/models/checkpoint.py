@@ -7,17 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmvae_fast._files import write_atomic
 from mmvae_fast._lazy import require
 from mmvae_fast.modalities import Modality
-
-if TYPE_CHECKING:
-    from mmvae_fast.models.base import MultimodalVAE
 
 FORMAT = "mmvae_fast.model"
 SCHEMA_VERSION = 1
@@ -25,14 +21,6 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ELSEWHERE = {"Autoencoder": "mmvae_fast.systems.autoencoder"}
 """Models that are not among MODELS, and the modules that have them: imported when one is loaded."""
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-
-
-def save(model: MultimodalVAE, folder: str | os.PathLike) -> Path:
-    """Write the model; each file is replaced in one step."""
-    folder = Path(folder)
-    write_atomic(folder / WEIGHTS, pack(model.state_dict()))
-    write_atomic(folder / CONFIG, json.dumps(model.config(), indent=2) + "\n")
-    return folder
 
 
 def load(

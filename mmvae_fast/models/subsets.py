@@ -11,11 +11,13 @@ def bitmasks(owner: str, subsets: Iterable[Sequence[str]], names: Sequence[str])
     """Of lists of names.
 
     Raises:
-        ValueError: an empty subset, or a name that is not there.
+        ValueError: no subset, an empty one, or a name that is not there.
     """
     masks = []
     for members in subsets:
         if not members or any(name not in names for name in members):
             raise ValueError(f"{owner}: subsets holds {members!r}, expected some of {list(names)}")
         masks.append(sum(1 << list(names).index(name) for name in set(members)))
+    if not masks:
+        raise ValueError(f"{owner}: subsets is empty, expected at least one, or None for all")
     return masks

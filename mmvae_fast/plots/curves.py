@@ -83,6 +83,36 @@ def training_curves(
     return figure
 
 
+def loss_curves(history: History | str | os.PathLike, *, title: str = "") -> Figure:
+    """Every figure of a system's training over the epochs, a panel each; of validation rows dashed.
+
+    Args:
+        history: what :func:`mmvae_fast.systems.fit` returns, its ``history.json``, or the folder that holds it.
+    """
+    epochs = read_history(history) if isinstance(history, (str, os.PathLike)) else _checked(list(history), "history")
+    numbers = [epoch["epoch"] for epoch in epochs]
+    every = dict.fromkeys(key for epoch in epochs for key in epoch if key not in ("epoch", "seconds"))
+    shown = list(dict.fromkeys(key.removeprefix("val_") for key in every))
+    if not shown:
+        raise ValueError("loss_curves: history holds no figures, expected some beside the epoch")
+    columns = min(len(shown), 3)
+    lines = math.ceil(len(shown) / columns)
+    with style():
+        figure = new_figure(figsize=(3.6 * columns, 2.6 * lines + (0.3 if title else 0)))
+        if title:
+            figure.suptitle(title, fontweight="bold")
+        axes = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axis, key in zip(axes, shown, strict=False):
+            for name, line in ((key, "-"), (f"val_{key}", "--")):
+                if name in every:
+                    axis.plot(numbers, [_value(epoch, name) for epoch in epochs], color=INK, linestyle=line)
+            axis.set(title=key.replace("_", " "), xlabel="epoch")
+            axis.locator_params("x", integer=True)
+        for axis in axes[len(shown) :]:
+            axis.set_axis_off()
+    return figure
+
+
 def _value(epoch: Mapping[str, Any], key: str) -> float:
     value = epoch.get(key)
     return math.nan if value is None else float(value)

@@ -40,7 +40,7 @@ def latent_map(
     Args:
         latents: of one set, or by name (such as what they were inferred from) for a panel each, on shared axes.
         labels: int [N], the same rows in every panel; -1 is grey.
-        method: "pca", "tsne" or "umap" (which needs umap-learn, and is no part of any extra).
+        method: "pca", "tsne" or "umap" (of the ``umap`` extra).
         axes_of: with "pca", the panel whose principal axes all share; else those of all together.
         class_names: by class, for the legend.
     """
@@ -102,7 +102,8 @@ def _placed(points: dict[str, np.ndarray], method: str, axes_of: str | None, see
             2, perplexity=perplexity, init="pca" if together.shape[1] > 1 else "random", random_state=seed % 2**32
         )
     else:
-        fitted = _umap()(n_components=2, n_neighbors=min(15, len(together) - 1), random_state=seed % 2**32)
+        umap = require("umap", extra="umap").UMAP
+        fitted = umap(n_components=2, n_neighbors=min(15, len(together) - 1), random_state=seed % 2**32)
     flat = fitted.fit_transform(together)
     ends = np.cumsum([len(z) for z in points.values()])[:-1]
     return dict(zip(points, np.split(flat, ends), strict=True))
@@ -111,15 +112,6 @@ def _placed(points: dict[str, np.ndarray], method: str, axes_of: str | None, see
 def _plane(xy: np.ndarray) -> np.ndarray:
     """Two columns, of one-dimensional latents too."""
     return np.pad(xy, ((0, 0), (0, 2 - xy.shape[1])))
-
-
-def _umap() -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module("umap").UMAP
-    except ModuleNotFoundError as error:
-        raise ImportError("latent_map: method='umap' needs umap-learn: pip install umap-learn") from error
 
 
 def latent_traversal(

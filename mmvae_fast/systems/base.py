@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,10 +11,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmvae_fast._files import write_atomic
 from mmvae_fast.modalities import Modality
-from mmvae_fast.models.base import _check_modalities, number
-from mmvae_fast.models.checkpoint import CONFIG, WEIGHTS, load_weights, pack, read_checked
+from mmvae_fast.models.base import number
+from mmvae_fast.models.checkpoint import CONFIG, load_weights, read_checked
+from mmvae_fast.models.trainable import Trainable
 
 FORMAT = "mmvae_fast.system"
 SCHEMA_VERSION = 1
@@ -26,7 +25,7 @@ Sums = dict[str, tuple[Tensor, int]]
 Self = TypeVar("Self", bound="System")
 
 
-class System(nn.Module, ABC):
+class System(Trainable):
     """Named modalities, networks, and a rule for one step of their training.
 
     Args:
@@ -36,32 +35,19 @@ class System(nn.Module, ABC):
 
     validated: ClassVar[bool] = False
     """Whether :meth:`evaluate` tells one epoch from a better one."""
-    _zero: Tensor
 
     def __init__(self, modalities: Mapping[str, Modality], networks: Mapping[str, nn.Module] | None = None) -> None:
-        super().__init__()
-        _check_modalities(modalities)
+        super().__init__(modalities)
         for name in modalities:
             if name in RESERVED:
                 raise ValueError(f"modality name {name!r} is reserved, expected another one")
-        self.modalities: dict[str, Modality] = dict(modalities)
         self._given = dict(networks or {})
         self._taken: set[str] = set()
-        # follows .to(): where and in which type the networks compute
-        self.register_buffer("_zero", torch.zeros(()), persistent=False)
 
     @property
     def extras(self) -> tuple[str, ...]:
         """Those of :data:`RESERVED` that the training data may hold."""
         return ()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._zero.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._zero.device
 
     def _network(self, name: str, default: Any) -> nn.Module:
         """Your own network of that name, or what ``default()`` makes."""
@@ -125,13 +111,6 @@ class System(nn.Module, ABC):
             "networks": sorted(self._given),
             "options": self.options(),
         }
-
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Write ``config.json`` and ``model.safetensors`` into a folder, each atomically. No pickled code."""
-        folder = Path(folder)
-        write_atomic(folder / WEIGHTS, pack(self.state_dict()))
-        write_atomic(folder / CONFIG, json.dumps(self.config(), indent=2) + "\n")
-        return folder
 
     @classmethod
     def load(

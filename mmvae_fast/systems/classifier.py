@@ -30,14 +30,20 @@ MISSING = -1  # a label nobody gave
 class FusionClassifier(System):
     """p(class | whatever of the modalities a row has), learned from labelled and unlabelled rows.
 
-    loss = mean over labelled rows of -log p(label | x) + generative_weight / size * loss of the VAE on all rows, where
-    size is the number of numbers in a full row, so that a nat of cross-entropy weighs as much as a nat per number.
+    loss = mean over labelled rows of -log p(label | x) + generative_weight / size * loss of the VAE on all rows
+    + consistency_weight * mean over unlabelled rows of -1[p(c | x) >= confidence] log p(c | part of x), where size is
+    the number of numbers in a full row, so that a nat of cross-entropy weighs as much as a nat per number, c is the
+    likeliest class given all that the row has, and the last mean is over the rows whose part is not all of it.
 
     Each encoder's mean goes into the softmax head side by side with the others', a learned embedding in the place of
     what a row lacks. (A product of experts would weigh the branches by what they know of the *data*; here the head
     learns what each tells of the class.) In training the head answers twice, with all that a row has and without
     modalities left out at random, and the cross-entropy is the mean of both; the encoders run once, and the VAE sees
     everything (with a modality dropout of its own, neither).
+
+    In a row without a label the first answer, where it is sure, is the label of the second: as FixMatch has it (Sohn et
+    al., NeurIPS 2020, equation 4, https://arxiv.org/abs/2001.07685), with a modality left out in place of the strong
+    augmentation. So what all modalities together know of unlabelled rows reaches each of them alone.
 
     Args:
         modalities: one or more by name.
@@ -49,12 +55,15 @@ class FusionClassifier(System):
         hidden: sizes of the head's hidden layers.
         modality_dropout: probability with which a modality is left out of the head's second answer, but never all
             that a row has; 0 for one answer only.
+        consistency_weight: of the last term; 0 leaves it out.
+        confidence: how probable a class has to be to count as the label.
         lr: of Adam.
         gradient_clip: largest norm of the gradient, or None.
 
     The training data holds the modalities, a mask if need be, and "label": int64 [N], -1 where there is none.
-    :func:`mmvae_fast.systems.fit` reports "loss", "cross_entropy" and "accuracy" (of labelled rows), and "generative"
-    (the VAE's loss in nats).
+    :func:`mmvae_fast.systems.fit` reports "loss", "cross_entropy" and "accuracy" (of labelled rows), "generative" (the
+    VAE's loss in nats), and of unlabelled rows that lost a modality "consistency" and "confident" (the share of sure
+    answers).
     """
 
     validated = True
@@ -70,6 +79,8 @@ class FusionClassifier(System):
         generative_weight: float = 1.0,
         hidden: Sequence[int] = (128,),
         modality_dropout: float = 0.5,
+        consistency_weight: float = 1.0,
+        confidence: float = 0.95,
         lr: float = 1e-3,
         gradient_clip: float | None = None,
     ) -> None:
@@ -86,6 +97,10 @@ class FusionClassifier(System):
         self.modality_dropout = number("modality_dropout", modality_dropout)
         if self.modality_dropout >= 1:
             raise ValueError(f"modality_dropout is {modality_dropout}, expected a probability below 1")
+        self.consistency_weight = number("consistency_weight", consistency_weight)
+        self.confidence = number("confidence", confidence)
+        if self.confidence > 1:
+            raise ValueError(f"confidence is {confidence}, expected a probability, 0 to 1")
         self.hidden = layer_sizes("hidden", hidden, may_be_empty=True)
         self.lr = above_zero("lr", lr)
         self.gradient_clip = None if gradient_clip is None else above_zero("gradient_clip", gradient_clip)
@@ -111,6 +126,8 @@ class FusionClassifier(System):
             "generative_weight": self.generative_weight,
             "hidden": self.hidden,
             "modality_dropout": self.modality_dropout,
+            "consistency_weight": self.consistency_weight,
+            "confidence": self.confidence,
             "lr": self.lr,
             "gradient_clip": self.gradient_clip,
         }
@@ -145,17 +162,34 @@ class FusionClassifier(System):
         labelled = int(known.sum())
         logits = self._head(experts, checked.mask)
         entropy = F.cross_entropy(logits[known], label[known], reduction="sum")
+        taught: Sums = {}
         if self.training and self.modality_dropout > 0:
-            fewer = self._head(experts, self._dropout(checked.mask, branch(base, 1)))
+            kept = self._dropout(checked.mask, branch(base, 1))
+            fewer = self._head(experts, kept)
             entropy = (entropy + F.cross_entropy(fewer[known], label[known], reduction="sum")) / 2
+            if self.consistency_weight:
+                some = ~known & (kept != checked.mask).any(1)
+                taught = self._consistency(logits[some].detach(), fewer[some])
         loss = entropy / max(labelled, 1)
         sums: Sums = {"cross_entropy": (entropy, labelled)}
         sums["accuracy"] = ((logits.argmax(-1) == label)[known].sum(), labelled)
+        if taught:
+            sums |= taught
+            unsaid, rows = taught["consistency"]
+            loss = loss + self.consistency_weight / max(rows, 1) * unsaid
         if self.generative_weight:
             generative = self._generative(inputs, mask, checked, experts, base)
             loss = loss + self.generative_weight / self._size * generative
             sums["generative"] = (generative * checked.rows, checked.rows)
         return loss, {"loss": (loss * checked.rows, checked.rows), **sums}
+
+    def _consistency(self, teacher: Tensor, student: Tensor) -> Sums:
+        """Logits [N, C] of rows given everything, and given less: the cross-entropy of the second with the first's
+        likeliest classes, where those are probable enough."""
+        probability, found = teacher.softmax(-1).max(-1)
+        sure = probability >= self.confidence
+        entropy = F.cross_entropy(student[sure], found[sure], reduction="sum")
+        return {"consistency": (entropy, len(teacher)), "confident": (sure.sum(), len(teacher))}
 
     def _generative(
         self, inputs: Mapping[str, Tensor], mask: Mask, checked: Batch, experts: Experts, seed: Tensor
@@ -169,9 +203,9 @@ class FusionClassifier(System):
         return model.objective(checked, given, beta=model.beta, seed=seed).loss
 
     def _dropout(self, mask: Tensor, seed: Tensor) -> Tensor:
-        u = philox_uniform(seed, *mask.shape, device=mask.device)
-        kept = mask & (u >= self.modality_dropout)
-        return torch.where(kept.any(1, keepdim=True), kept, mask)
+        """What of the mask is left; of a row that would lose all, the one whose number drawn is the largest."""
+        u = torch.where(mask, philox_uniform(seed, *mask.shape, device=mask.device), -1.0)
+        return mask & (u >= u.amax(1, keepdim=True).clamp(max=self.modality_dropout))
 
     def _features(self, experts: Experts, observed: Tensor) -> Tensor:
         """The branches side by side, [B, sum of their sizes]."""

@@ -179,7 +179,9 @@ class GAN(TwoRateSystem):
     # --- generation ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, n: int | None = None, condition: Tensor | None = None, *, seed: int | None = None) -> Tensor:
+    def sample(
+        self, n: int | None = None, condition: Tensor | None = None, *, seed: int | Tensor | None = None
+    ) -> Tensor:
         """Samples of the averaged generator, [n, *shape] in data space.
 
         Args:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import default_collate
 
 from mmvae_fast._lazy import require
 from mmvae_fast.systems.base import System, read_config
-from mmvae_fast.systems.samples import is_drawn, write_samples
+from mmvae_fast.systems.samples import is_drawn, write_preview
 from mmvae_fast.training import checkpoints
-from mmvae_fast.training.data import Collate, Data, Shuffle, TensorBatches, count_rows, fingerprint
+from mmvae_fast.training.data import Collate, Data, Shuffle, batches, count_rows, fingerprint
 from mmvae_fast.training.fit import History, check_run
+from mmvae_fast.training.means import Means
 from mmvae_fast.training.numerics import flushed_denormals
 from mmvae_fast.training.seeding import derive, preserved_random_state, seed_all
+from mmvae_fast.training.stopping import saying_what_is_kept
 
 
 def fit(
@@ -36,11 +37,12 @@ def fit(
     resume: bool | str = "auto",
     progress: bool = True,
     num_workers: int = 0,
+    on_start: Callable[[], None] | None = None,
 ) -> History:
     """Train a system in place.
 
-    Not for several threads at a time: it seeds the process's random generators and sets the flushing of denormals, and
-    puts them back when it is done.
+    Not for several threads at a time: it seeds the process's random generators, sets the flushing of denormals and
+    handles signals, and puts all of them back when it is done.
 
     Args:
         data: a dict of tensors with N rows by modality, optionally "mask" (bool [N, M], or a dict of bool [N]), and
@@ -56,6 +58,7 @@ def fit(
             run equals an uninterrupted one bit for bit; other data, settings or another system are an error.
         progress: a bar on a terminal, else a line an epoch.
         num_workers: processes that load a Dataset; tensors need none.
+        on_start: called once, when nothing is left to refuse and the first epoch is about to begin.
 
     Returns:
         one dict an epoch: "epoch", then the means over rows of what the system reports, and the same of the validation
@@ -67,6 +70,7 @@ def fit(
         FileExistsError: ``out`` holds something in our place that is not ours.
         FloatingPointError: a loss is not finite; ``last/`` keeps the epoch before.
         KeyboardInterrupt: on Ctrl-C; ``last/`` keeps the last complete epoch, and the message says so.
+        SystemExit: on SIGTERM, likewise.
         ImportError: without the ``systems`` extra.
     """
     _check(system, epochs, batch_size, seed, resume)
@@ -89,7 +93,9 @@ def fit(
     checkpoints.restore_optimizer(system, optimizer, tensors)
     modes = {part: part.training for part in system.modules()}
     try:
-        with preserved_random_state(), flushed_denormals(), _interruptible(state, folder):
+        with preserved_random_state(), flushed_denormals(), saying_what_is_kept(state, folder):
+            if on_start is not None:
+                on_start()
             while state.epoch < epochs:
                 _epoch(system, optimizer, state, data, validation, num_workers, epochs if progress else None)
                 if folder is not None:
@@ -113,14 +119,15 @@ def _epoch(
     seed_all(derive(seed, "epoch", epoch))  # for dropout in networks of yours; what is ours has seeds of its own
     system.train()
     rows, batch_size = state.settings["rows"], state.settings["batch_size"]
-    train = _batches(system, data, rows, batch_size, Shuffle(rows, seed, epoch), num_workers)
+    collate = SystemCollate(system)
+    train = batches(data, system, rows, batch_size, Shuffle(rows, seed, epoch), num_workers, collate)
     means = Means()
     for i, batch in enumerate(_bar(train, epoch, shown_epochs)):
         step_seed = derive(seed, "step", epoch, i)
         if isinstance(data, Mapping):
             batch = system.complete(batch, data, step_seed)
         means.add(system.step(_to(batch, system.device), optimizer, step_seed))
-    if not means.sums:
+    if not means:
         raise ValueError(
             f"epoch {epoch + 1}: no step was made: no batch of {batch_size} rows holds "
             f"{' and '.join(system.modalities)} by its mask; expected such rows"
@@ -129,7 +136,8 @@ def _epoch(
     if validation is not None:
         system.eval()
         means = Means()
-        held_out = _batches(system, validation, state.settings["validation_rows"], batch_size, None, num_workers)
+        held_out_rows = state.settings["validation_rows"]
+        held_out = batches(validation, system, held_out_rows, batch_size, None, num_workers, collate)
         with torch.no_grad():
             for i, batch in enumerate(held_out):
                 # the same noise in every epoch, so that epochs differ by the system alone
@@ -155,27 +163,8 @@ def _save(system: System, optimizer: torch.optim.Optimizer, state: checkpoints.P
     system.eval()
     with torch.no_grad():
         preview = system.preview()
-    like_a_model: Any = system
-    checkpoints.write(out, like_a_model, optimizer, state)  # first: no picture is worth an epoch
-    write_samples(out / "samples", state.epoch, preview)
-
-
-class Means:
-    """Sums and counts by name; read once, when the epoch is over."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, sums: Mapping[str, tuple[Tensor, int]]) -> None:
-        for name, (value, count) in sums.items():
-            value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + count
-
-    def read(self) -> dict[str, float]:
-        """Means by name; of what had no rows, nothing."""
-        return {name: float(value) / self.counts[name] for name, value in self.sums.items() if self.counts[name]}
+    checkpoints.write(out, system, optimizer, state)  # first: no picture is worth an epoch
+    write_preview(out / "samples", state.epoch, preview)
 
 
 def _require(system: System, out: Path | None, progress: bool) -> None:
@@ -199,11 +188,10 @@ def _bar(batches: Any, epoch: int, epochs: int | None) -> Any:
 
 def _rows(what: str, system: System, data: Data) -> int:
     """How many rows the data has, checked; see :func:`mmvae_fast.training.data.count_rows`."""
-    like_a_model: Any = system
     if not isinstance(data, Mapping):
-        return count_rows(what, like_a_model, data)
+        return count_rows(what, system, data)
     modalities, extras = split_extras(system, data)
-    rows = count_rows(what, like_a_model, modalities)
+    rows = count_rows(what, system, modalities)
     for key in system.extras:
         system.check_extra(f"{what}: {key}", key, extras.get(key), rows)
     return rows
@@ -219,23 +207,12 @@ class SystemCollate:
     """Rows of a Dataset -> a batch with the system's extras."""
 
     def __init__(self, system: System) -> None:
-        like_a_model: Any = system
-        self.extras, self.collate = tuple(system.extras), Collate(like_a_model)
+        self.extras, self.collate = tuple(system.extras), Collate(system)
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
         batch = self.collate([{k: v for k, v in row.items() if k not in self.extras} for row in rows])
         present = [key for key in self.extras if key in rows[0]]
         return batch | {key: default_collate([torch.as_tensor(row[key]) for row in rows]) for key in present}
-
-
-def _batches(system: System, data: Data, rows: int, batch_size: int, sampler: Shuffle | None, num_workers: int) -> Any:
-    if isinstance(data, Mapping):
-        return TensorBatches(data, rows, batch_size, sampler)
-    generator = None if sampler is None else sampler.workers
-    collate = SystemCollate(system)
-    return DataLoader(
-        data, batch_size, sampler=sampler, num_workers=num_workers, generator=generator, collate_fn=collate
-    )
 
 
 def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -249,29 +226,12 @@ def _start(
     system: System, out: Path | None, resume: bool | str, settings: dict[str, Any]
 ) -> tuple[checkpoints.Progress, dict[str, Tensor]]:
     """Where the run stands: the checkpoint in ``out`` (loaded into the system), or the beginning."""
-    found = None
-    if out is not None:
-        like_a_model: Any = system
-        system.config()  # what cannot be described raises now, not after an epoch
-        checkpoints.check_out(out)
-        found = checkpoints.read(out, like_a_model, read_config) if resume else None
+    found = checkpoints.begin(out, system, resume, read_config)
     if found is None:
-        if resume is True:
-            raise ValueError(f"resume is True, but there is no checkpoint in {out}")
-        if out is not None:
-            checkpoints.start_over(out)
         return checkpoints.Progress(settings), {}
     state, tensors = found
     checkpoints.check_settings(out, state, settings)
     return state, tensors
-
-
-@contextmanager
-def _interruptible(state: checkpoints.Progress, out: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"training stopped in epoch {state.epoch + 1}: {checkpoints.kept(out)}") from None
 
 
 def _check(system: Any, epochs: Any, batch_size: Any, seed: Any, resume: Any) -> None:

@@ -14,7 +14,7 @@ from mmvae_fast._files import write_atomic
 from mmvae_fast._lazy import require
 
 
-def write_samples(folder: Path, epoch: int, samples: Mapping[str, Tensor]) -> None:
+def write_preview(folder: Path, epoch: int, samples: Mapping[str, Tensor]) -> None:
     """``epoch-0001-<name>.npy`` [n, *shape], and a ``.png`` of images and of anything else with two dimensions."""
     for name, x in samples.items():
         array = x.detach().float().cpu().numpy()

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mmvae_fast._files import check_replaceable, recover_folder, replace_folder, temporary_sibling, write_atomic
-from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models import checkpoint as models
 from mmvae_fast.models.checkpoint import load_weights, pack, read_json, unpack
+from mmvae_fast.models.trainable import Trainable
 
 FORMAT = "mmvae_fast.training"
 SCHEMA_VERSION = 1
@@ -72,17 +72,41 @@ def _is_history(path: Path) -> bool:
     return isinstance(records, list) and all(isinstance(record, dict) and "epoch" in record for record in records)
 
 
+def begin(
+    out: Path | None,
+    model: Trainable,
+    resume: bool | str,
+    read_config: Callable[[Path], dict[str, Any]] = models.read_config,
+) -> tuple[Progress, dict[str, Tensor]] | None:
+    """The checkpoint that a run goes on from, as of :func:`read`; None for the beginning, which ``out`` is ready for.
+
+    Raises:
+        ValueError, FileExistsError: nothing to continue where ``resume`` insists; of :func:`read`, :func:`check_out`.
+    """
+    found = None
+    if out is not None:
+        model.config()  # what cannot be described raises now, not after an epoch
+        check_out(out)
+        found = read(out, model, read_config) if resume else None
+    if found is None:
+        if resume is True:
+            raise ValueError(f"resume is True, but there is no checkpoint in {out}")
+        if out is not None:
+            start_over(out)
+    return found
+
+
 def start_over(out: Path) -> None:
     """Note that the checkpoints in ``out``, if any, are of a run before this one; the first write removes them."""
     if (out / LAST).exists() or (out / BEST).exists():
         write_atomic(out / STARTED_OVER, f"{LAST}/ and {BEST}/ are of a run that a call of fit set out to replace.\n")
 
 
-def write(out: Path, model: MultimodalVAE, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def write(out: Path, model: Trainable, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Save an epoch as ``last/``, and as ``best/`` if it is the best.
 
     ``best/`` goes first: if we are stopped in between, the run continues from the old ``last/`` and makes the same
-    ``best/`` again. In a run that started over, which no old ``last/`` fits, that one goes before.
+    ``best/`` again. In a run that started over, which neither old one fits, they go before.
     """
     started_over = (out / STARTED_OVER).exists()
     state = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asdict(progress)}
@@ -92,6 +116,7 @@ def write(out: Path, model: MultimodalVAE, optimizer: torch.optim.Optimizer, pro
         write_atomic(last / STATE, json.dumps(state, indent=1) + "\n")
         if started_over:
             shutil.rmtree(out / LAST, ignore_errors=True)
+            shutil.rmtree(out / BEST, ignore_errors=True)
         if progress.best_epoch == progress.epoch:
             with temporary_sibling(out / BEST) as best:
                 shutil.copytree(last, best, dirs_exist_ok=True)
@@ -102,7 +127,7 @@ def write(out: Path, model: MultimodalVAE, optimizer: torch.optim.Optimizer, pro
 
 
 def read(
-    out: Path, model: MultimodalVAE, read_config: Callable[[Path], dict[str, Any]] = models.read_config
+    out: Path, model: Trainable, read_config: Callable[[Path], dict[str, Any]] = models.read_config
 ) -> tuple[Progress, dict[str, Tensor]] | None:
     """Load the weights of the latest checkpoint into ``model``; None if there is no checkpoint.
 
@@ -137,7 +162,7 @@ def read(
             raise ValueError(f"{folder} is a checkpoint of another model: {'; '.join(differences)}")
         if damage:
             warnings.warn(
-                f"{damage[0]}; continuing from {folder}, epoch {progress.epoch}, instead", RuntimeWarning, stacklevel=3
+                f"{damage[0]}; continuing from {folder}, epoch {progress.epoch}, instead", RuntimeWarning, stacklevel=4
             )
         return progress, tensors
     if damage:
@@ -201,10 +226,11 @@ def _differences(found: Any, expected: Any, where: str = "") -> list[str]:
         if not lines and list(found) != list(expected):
             lines.append(f"{where or 'config'} is in the order {list(found)}, expected {list(expected)}")
         return lines
-    return [] if found == expected else [f"{where} is {_short(found)}, expected {_short(expected)}"]
+    return [] if found == expected else [f"{where} is {short(found)}, expected {short(expected)}"]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """As a message shows it."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.models.batch import Mask, check_batch
+from mmvae_fast.models.trainable import Trainable
 from mmvae_fast.training.seeding import derive
 
 MASK = "mask"
@@ -75,7 +75,7 @@ def split_mask(batch: Mapping[str, Any]) -> tuple[dict[str, Tensor], Mask]:
     return {name: x for name, x in batch.items() if name != MASK}, batch.get(MASK)
 
 
-def count_rows(what: str, model: MultimodalVAE, data: Data) -> int:
+def count_rows(what: str, model: Trainable, data: Data) -> int:
     """How many rows the data has, checked: tensors against the modalities, values included.
 
     Raises:
@@ -120,7 +120,7 @@ def fingerprint(what: str, data: Data | None) -> dict[str, str]:
 class Collate:
     """Rows of a Dataset -> a batch. A modality that a row lacks (no key, or None) is zeros there, masked out."""
 
-    def __init__(self, model: MultimodalVAE) -> None:
+    def __init__(self, model: Trainable) -> None:
         self.blanks = {
             name: torch.zeros(m.shape, dtype=model.dtype if m.dtype.is_floating_point else m.dtype)
             for name, m in model.modalities.items()
@@ -169,12 +169,20 @@ class Collate:
 
 
 def batches(
-    data: Data, model: MultimodalVAE, rows: int, batch_size: int, sampler: Shuffle | None, num_workers: int
+    data: Data,
+    model: Trainable,
+    rows: int,
+    batch_size: int,
+    sampler: Shuffle | None,
+    num_workers: int,
+    collate: Callable[[Sequence[Any]], dict[str, Any]] | None = None,
 ) -> Any:
-    """An iterable over the data in batches; ``sampler`` shuffles, None keeps the order."""
+    """An iterable over the data in batches; ``sampler`` shuffles, None keeps the order; ``collate`` makes a batch of a
+    Dataset's rows, None with :class:`Collate`."""
     if isinstance(data, Mapping):
         return TensorBatches(data, rows, batch_size, sampler)
     generator = None if sampler is None else sampler.workers
+    collate = collate or Collate(model)
     return DataLoader(
-        data, batch_size, sampler=sampler, num_workers=num_workers, generator=generator, collate_fn=Collate(model)
+        data, batch_size, sampler=sampler, num_workers=num_workers, generator=generator, collate_fn=collate
     )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmvae_fast._checks import is_number
 from mmvae_fast._lazy import require
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.training import checkpoints
@@ -19,6 +17,7 @@ from mmvae_fast.training.data import Data, Shuffle, batches, count_rows, fingerp
 from mmvae_fast.training.numerics import flushed_denormals
 from mmvae_fast.training.quiet import quiet_lightning
 from mmvae_fast.training.seeding import preserved_random_state
+from mmvae_fast.training.stopping import saying_what_is_kept
 
 History = list[dict[str, float]]
 
@@ -131,7 +130,7 @@ def fit(
     )
     device, modes = model.device, {part: part.training for part in model.modules()}
     try:
-        with quiet_lightning(), preserved_random_state(), flushed_denormals(), _interruptible(state, folder):
+        with quiet_lightning(), preserved_random_state(), flushed_denormals(), saying_what_is_kept(state, folder):
             trainer = _trainer(epochs - state.epoch, progress, accelerator, gradient_clip, callbacks)
             if not model.training:
                 model.train()
@@ -148,38 +147,35 @@ def _trainer(
     epochs: int, progress: bool, accelerator: str, gradient_clip: float | None, callbacks: Sequence[Any]
 ) -> Any:
     from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     from mmvae_fast.training.progress import Bar, progress_callback
 
     shown = [progress_callback()] if progress else []
-    return Trainer(
-        max_epochs=epochs,
-        accelerator=accelerator,
-        devices=1,
-        gradient_clip_val=gradient_clip,
-        callbacks=[*callbacks, *shown],
-        enable_progress_bar=any(isinstance(callback, Bar) for callback in shown),  # else Lightning adds its own
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    try:
+        return Trainer(
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=1,
+            gradient_clip_val=gradient_clip,
+            callbacks=[*callbacks, *shown],
+            enable_progress_bar=any(isinstance(callback, Bar) for callback in shown),  # else Lightning adds its own
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except MisconfigurationException as error:  # no ValueError, though what came is wrong
+        raise ValueError(f"accelerator is {accelerator!r}: {error}") from error
 
 
 def _start(
     model: MultimodalVAE, out: Path | None, resume: bool | str, settings: dict[str, Any], epochs: int
 ) -> tuple[checkpoints.Progress, dict[str, Any]]:
     """Where the run stands: the checkpoint in ``out`` (loaded into the model), or the beginning."""
-    if out is not None:
-        model.config()  # what cannot be described raises now, not after an epoch
-        checkpoints.check_out(out)
-    found = checkpoints.read(out, model) if out is not None and resume else None
+    found = checkpoints.begin(out, model, resume)
     if found is None:
-        if resume is True:
-            raise ValueError(f"resume is True, but there is no checkpoint in {out}")
-        if out is not None:
-            checkpoints.start_over(out)
         if "first_stage_epochs" in settings and settings["first_stage_epochs"] is None:
             settings["first_stage_epochs"] = epochs // 2
         if settings["warmup_epochs"] is None:
@@ -193,26 +189,6 @@ def _start(
     return state, tensors
 
 
-@contextmanager
-def _interruptible(state: checkpoints.Progress, out: Path | None) -> Iterator[None]:
-    """Ctrl-C and SIGTERM say what is kept. Lightning answers the first with exit(1) and disables it: undo that."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if main else None
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        terminated = isinstance(stop, SIGTERMException)
-        if not (terminated or any(isinstance(error, KeyboardInterrupt) for error in (stop, stop.__context__))):
-            raise
-        message = f"training stopped in epoch {state.epoch + 1}: {checkpoints.kept(out)}"
-        raise (SIGTERMException(message) if terminated else KeyboardInterrupt(message)) from None
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)
-
-
 def _check(
     model: Any, epochs: Any, batch_size: Any, lr: Any, warmup_epochs: Any, seed: Any, resume: Any, gradient_clip: Any
 ) -> None:
@@ -220,9 +196,9 @@ def _check(
         raise TypeError(f"model is a {type(model).__name__}, expected a MultimodalVAE")
     check_run(epochs, batch_size, seed, resume)
     for what, value, or_none in (("lr", lr, ""), ("gradient_clip", gradient_clip, " or None")):
-        if not (or_none and value is None) and not (_is_number(value) and value > 0):
+        if not (or_none and value is None) and not (is_number(value) and value > 0):
             raise ValueError(f"{what} is {value!r}, expected a positive number{or_none}")
-    if warmup_epochs is not None and not (_is_number(warmup_epochs) and warmup_epochs >= 0):
+    if warmup_epochs is not None and not (is_number(warmup_epochs) and warmup_epochs >= 0):
         raise ValueError(f"warmup_epochs is {warmup_epochs!r}, expected a number, 0 or more, or None")
 
 
@@ -244,7 +220,3 @@ def _check_stages(model: MultimodalVAE, epochs: int, first_stage_epochs: Any) ->
         raise ValueError(f"first_stage_epochs is {first_stage_epochs!r}, but a {type(model).__name__} has one stage")
     if type(first_stage_epochs) is not int or not 0 <= first_stage_epochs <= epochs:
         raise ValueError(f"first_stage_epochs is {first_stage_epochs!r}, expected 0 to {epochs}, the number of epochs")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

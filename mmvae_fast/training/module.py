@@ -14,32 +14,9 @@ from mmvae_fast.functional import row_seed
 from mmvae_fast.models import MultimodalVAE, Output
 from mmvae_fast.training import checkpoints
 from mmvae_fast.training.data import split_mask
+from mmvae_fast.training.means import Means
 from mmvae_fast.training.seeding import derive, seed_all
 from mmvae_fast.training.warmup import warmup
-
-
-class Means:
-    """Row-weighted means of an epoch's outputs, summed on the device: reading them is the only wait for it."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sums: Tensor | None = None
-        self.rows = 0
-
-    def add(self, output: Output, rows: int) -> None:
-        named = {"loss": output.loss.detach(), "elbo": output.elbo, "kl": output.kl}
-        named |= {f"ll_{name}": value for name, value in output.log_likelihood.items()}
-        values = torch.stack(list(named.values())) * rows
-        if self.sums is not None and self.names != list(named):
-            raise ValueError(f"a batch has {list(named)[3:]}, expected {self.names[3:]} like the batches before")
-        self.names = list(named)
-        self.sums = values if self.sums is None else self.sums + values
-        self.rows += rows
-
-    def read(self) -> dict[str, float]:
-        if self.sums is None:
-            return {}
-        return dict(zip(self.names, (self.sums / max(self.rows, 1)).tolist(), strict=True))
 
 
 class TrainingModule(lightning.LightningModule):
@@ -90,7 +67,7 @@ class TrainingModule(lightning.LightningModule):
         inputs, mask = split_mask(batch)
         step = self.progress.epoch * self._steps_per_epoch + batch_idx
         output = self.model(inputs, mask, beta=self.model.beta * warmup(step, self._warmup_steps))
-        self.train_means.add(output, _rows(inputs))
+        self.train_means.add(_sums(output, _rows(inputs)))
         return output.loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -101,7 +78,7 @@ class TrainingModule(lightning.LightningModule):
             derive(settings["seed"], "validation"), batch_idx * settings["batch_size"], device=self.model.device
         )
         output = self.model(inputs, mask, seed=seed)
-        self.validation_means.add(output, _rows(inputs))
+        self.validation_means.add(_sums(output, _rows(inputs)))
 
     def on_train_epoch_end(self) -> None:
         progress = self.progress
@@ -124,6 +101,12 @@ class TrainingModule(lightning.LightningModule):
         progress.epoch += 1
         progress.history.append(record)
         self._on_epoch_end(self.trainer.optimizers[0])
+
+
+def _sums(output: Output, rows: int) -> dict[str, tuple[Tensor, int]]:
+    named = {"loss": output.loss, "elbo": output.elbo, "kl": output.kl}
+    named |= {f"ll_{name}": value for name, value in output.log_likelihood.items()}
+    return {name: (value.detach() * rows, rows) for name, value in named.items()}
 
 
 def _rows(inputs: dict[str, Tensor]) -> int:

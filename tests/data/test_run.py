@@ -188,6 +188,48 @@ def test_a_refused_training_leaves_the_run_as_it_was(run, edit, before, after, s
     assert isinstance(Run.load(run).model, MultimodalVAE)
 
 
+def test_a_run_goes_on_where_defaults_are_written_out(run, edit):
+    """And the other way round; a value that is none is still refused."""
+    digits = run.parent
+    edit(digits / "config.yaml", "kind: text,", "kind: text, too_long: cut, scale: 1.0,")
+    edit(digits / "config.yaml", "channels: 1, hidden: [32]", "column: image, channels: 1, hidden: [32], width: 32")
+    edit(digits / "config.yaml", "latent_dim: 4", "latent_dim: 4, beta: 1, likelihood_weights: none")
+    edit(digits / "config.yaml", "epochs: 2", "epochs: 3, warmup_epochs: null")
+    result = call("train", digits / "config.yaml", "--quiet")
+    assert result.exit_code == 0, tell(result)
+    (digits / "config.yaml").write_text((digits / "config.yaml").read_text().replace(", beta: 1,", ","))
+    result = call("train", digits / "config.yaml", "--quiet", "--epochs", "4")
+    assert result.exit_code == 0, tell(result)
+    edit(digits / "config.yaml", "latent_dim: 4,", "latent_dim: 4, beta: 2,")
+    result = call("train", digits / "config.yaml", "--quiet", "--epochs", "5")
+    assert result.exit_code == 1 and "model.beta was 1.0, now 2" in result.stderr, tell(result)
+
+
+def test_a_run_stays_of_use_until_one_that_starts_over_has_an_epoch(run, edit):
+    digits, history = run.parent, (run / "history.json").read_text()
+    words = Run.load(run).model.modalities["text"].words
+    table = (digits / "train.csv").read_bytes()
+    edit(digits / "train.csv", "the digit one", "one")
+    config = read_config(digits / "config.yaml")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt, match="still holds the run before"):
+            train(config, resume=False, progress=False, callbacks=(stop_after(0),))
+        opened = Run.load(run)
+        assert opened.model.modalities["text"].words == words
+        assert opened.readers["text"].modality().config() == opened.model.modalities["text"].config()
+    with pytest.raises(ValueError, match="the manifest was changed since"):
+        train(config, progress=False)
+    (digits / "train.csv").write_bytes(table)
+    with pytest.raises(ValueError, match="holds a run that resume=False set out to replace"):
+        train(config, progress=False)
+    (run / "started-over.txt").unlink()
+    assert train(config, progress=False).model.modalities["text"].words == words
+    assert (run / "history.json").read_text() == history
+    edit(digits / "train.csv", "the digit one", "one")
+    assert "one" in train(config, resume=False, progress=False).model.modalities["text"].words
+    assert not (run / "last/readers.json").exists()
+
+
 def test_a_run_goes_on_where_its_folders_have_moved(run, edit):
     digits = run.parent
     moved = digits.rename(digits.parent / "moved")
@@ -258,6 +300,39 @@ def test_wrong_input_is_known_before_training(digits, edit, file, before, after,
     assert (result.exit_code, said in result.stderr) == (code, True), tell(result)
     assert "Traceback" not in result.stderr
     assert not (digits / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("kind: text, column", "kind: text, length: {}, column", "modalities.text: "),
+        ("name: MoPoE", "name: MHVAE, subsets: []", "model: "),
+        ("accelerator: cpu", "accelerator: gpu", "accelerator is 'gpu': "),
+        (
+            "image: {kind: image, size: [8, 8], channels: 1, hidden: [32], augment: {crop: 1}}",
+            "image: {kind: patches, seed: x}",
+            "seed is 'x', expected an integer",
+        ),
+    ],
+)
+def test_wrong_values_have_no_traceback(digits, edit, before, after, said):
+    if "gpu" in after and (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        pytest.skip("there is one")
+    edit(digits / "config.yaml", before, after)
+    result = call("train", digits / "config.yaml", "--quiet")
+    assert isinstance(result.exception, SystemExit) and result.exit_code in (1, 2), tell(result)
+    assert said in result.stderr, tell(result)
+
+
+@pytest.mark.parametrize("bug", [TypeError, RuntimeError, KeyError])
+def test_a_bug_keeps_its_traceback(digits, monkeypatch, bug):
+    from mmvae_fast.data import run
+
+    def broken(*_, **__):
+        raise bug("of ours")
+
+    monkeypatch.setattr(run, "train", broken)
+    assert isinstance(call("train", digits / "config.yaml").exception, bug)
 
 
 def test_folders_of_others_are_left_alone(digits):

@@ -79,7 +79,10 @@ def test_it_is_the_same_again(trained):
 def test_without_labels_and_files(trained, tmp_path):
     data, _ = coloured(40, 1)
     report = evaluate(trained, data, subsets=[["point"]], n_samples=0, generated=40)
-    assert set(report.figures) == {"model", "rows", "observed", "settings", "reconstruction", "samples"}
+    assert set(report.figures) == {"model", "rows", "observed", "settings", "reconstruction", "samples", "skipped"}
+    assert report.figures["skipped"] == {
+        "coherence, oracles, latents": "labels is None: nobody said which class a row shows"
+    }
     assert report.figures["samples"]["word"]["features"] == "5 principal components"
     text, page = report.as_text(), report.as_markdown()
     assert "word from point" in text and "word from word" not in text

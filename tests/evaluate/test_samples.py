@@ -19,6 +19,7 @@ from mmvae_fast.evaluate import (
     module_features,
     pca_features,
     precision_recall,
+    sample_quality,
 )
 from mmvae_fast.modalities import Text, Vector
 
@@ -168,3 +169,90 @@ def test_bad_input(tmp_path):
         inception_features(tmp_path / "w.pth", size=100)
     with pytest.raises(FileNotFoundError, match="w.pth is no file"):
         inception_features(tmp_path / "w.pth")
+
+
+class Scripted(nn.Module):
+    """Means of each channel of uint8 pictures; like StyleGAN's file, logits unless it is asked for the features."""
+
+    def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        means = x.float().mean(dim=(2, 3))
+        return means if return_features else means[:, :1]
+
+
+class Plain(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float().flatten(1)[:, :5]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_inception_weights_as_torchscript(tmp_path):
+    torch.jit.script(Scripted()).save(str(tmp_path / "inception.pt"))
+    features = inception_features(tmp_path / "inception.pt", batch_size=3)
+    x = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert features.name == "inception.pt"
+    np.testing.assert_allclose(features(x), (x * 255).round().mean((2, 3)), rtol=1e-5)
+    grey = features(x[:, :1] * 3 - 1)  # beyond black and white
+    np.testing.assert_allclose(grey, np.repeat(grey[:, :1], 3, 1))
+    assert grey.min() >= 0 and grey.max() <= 255
+    assert frechet(x, x[:4] / 2, features).features == "inception.pt"
+    torch.jit.script(Plain()).save(str(tmp_path / "plain.pt"))
+    assert inception_features(str(tmp_path / "plain.pt"))(x).shape == (8, 5)
+    with pytest.raises(ValueError, match=r"got shape \[8, 2, 4, 4\], expected \[B, 1 or 3, H, W\]"):
+        features(x[:, :2])
+
+
+def test_weights_that_are_none(tmp_path):
+    import pickle
+
+    (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(print, protocol=2))  # loading it must not run anything
+    torch.save({"network": nn.Linear(1, 1)}, tmp_path / "module.pth")
+    for name in ("text.pth", "code.pth", "module.pth"):
+        with pytest.raises(ValueError, match=f"{name} is damaged or holds more than tensors"):
+            inception_features(tmp_path / name)
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list.pth holds a list, expected tensors by name"):
+        inception_features(tmp_path / "list.pth")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises((ImportError, ValueError), match=r"needs torch-fidelity|is not of the Inception network"):
+        inception_features(tmp_path / "other.pth")
+
+
+def test_sets_of_samples_beside_a_real_half():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(600) % 3
+    real = 4 * torch.eye(3)[labels] + torch.randn(600, 3, generator=g)
+    asked = torch.arange(3).repeat_interleave(100)  # sorted by class: the first of them are not drawn
+    good = 4 * torch.eye(3)[asked] + torch.randn(300, 3, generator=g)
+    one = 4 * torch.eye(3)[torch.zeros(250, dtype=torch.int64)] + torch.randn(250, 3, generator=g)
+    features = Features("as they are", lambda x: x.numpy())
+    found = sample_quality(
+        real, {"good": good, "one class": one, "far": good + 50}, features,
+        judge=lambda x: x.argmax(1).numpy(), labels=labels, intended={"good": asked}, seed=3,
+    )  # fmt: skip
+    assert list(found) == ["good", "one class", "far", "real half"]
+    assert {row["rows"] for row in found.values()} == {250} and found["far"]["features"] == "as they are"
+    assert found["good"]["distance"] < 0.6 and found["real half"]["distance"] < 0.6
+    assert found["far"]["distance"] > 7000 and found["far"]["precision"] == 0
+    assert found["one class"]["precision"] > 0.8 and found["one class"]["recall"] < 0.6 < found["good"]["recall"]
+    assert found["good"]["intended"] > 0.95 and found["real half"]["intended"] > 0.95
+    assert found["good"]["worst_class"] <= found["good"]["intended"] and "intended" not in found["one class"]
+    unknown = sample_quality(real, {"good": good}, features, judge=lambda x: x.argmax(1).numpy(), labels=[-1] * 600)
+    assert "intended" not in unknown["real half"]
+    assert set(sample_quality(real, {}, features)) == {"real half"}
+
+
+def test_sets_that_cannot_be_compared():
+    features = Features("as they are", lambda x: x.numpy())
+    real, made = torch.randn(40, 2), torch.randn(20, 2)
+    for bad, few in ((real[:15], made), (real, made[:7])):
+        with pytest.raises(ValueError, match="expected 16 and 8 or more"):
+            sample_quality(bad, {"made": few}, features)
+    with pytest.raises(ValueError, match="judge is None"):
+        sample_quality(real, {"made": made}, features, labels=[0] * 40)
+    with pytest.raises(ValueError, match=r"labels has shape \[39\], expected \[40\]"):
+        sample_quality(real, {"made": made}, features, judge=len, labels=[0] * 39)
+    with pytest.raises(ValueError, match="intended: mode is no set of made samples"):
+        sample_quality(real, {"made": made}, features, judge=len, intended={"mode": [0] * 20})
+    with pytest.raises(ValueError, match="names a set 'real half'"):
+        sample_quality(real, {"real half": made}, features)

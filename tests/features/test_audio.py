@@ -180,3 +180,9 @@ def test_a_wave_is_written_and_read_again(tmp_path):
 def test_pictures_that_cannot_be_are_refused(pictures, change, message):
     with pytest.raises(ValueError, match=message):
         griffin_lim(pictures, **{**INVERSE, **change})
+
+
+@pytest.mark.parametrize("shape, n_mels", [((5, 4), 40), ((1, 5, 4), 4), ((1, 5, 4), 0)])
+def test_cepstra_of_another_shape_are_refused(shape, n_mels):
+    with pytest.raises(ValueError, match="mfcc_to_log_mel: "):
+        mfcc_to_log_mel(np.zeros(shape), n_mels)

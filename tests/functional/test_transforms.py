@@ -101,6 +101,27 @@ def test_compile_takes_every_form_of_experts(fn, inputs):
 
 
 @needs_kernels
+def test_compile_once_for_new_tensors():
+    """Inputs of a compiled function are other objects each time; that alone is no reason to compile again."""
+    torch._dynamo.reset()
+
+    def call(mu, logvar):
+        joint, _ = functional.product_of_experts([mu, logvar, mu], [logvar, logvar, mu])  # some twice
+        return functional.reparameterize(mu, logvar, seed=SEED) + functional.gaussian_kl(mu, logvar)[:, None] + joint
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(3):
+            inputs = [torch.randn(6, 10, requires_grad=True) for _ in range(2)]
+            output, expected = compiled(*inputs), call(*inputs)
+            assert_close(output, expected, 1e-6)
+            for a, e in zip(gradients([output], inputs), gradients([expected], inputs), strict=True):
+                assert_close(a, e, 1e-6)
+    shared = torch.randn(6, 10, requires_grad=True)
+    assert_close(compiled(shared, shared), call(shared, shared), 1e-6)
+
+
+@needs_kernels
 def test_inductor_draws_fresh_reproducible_noise():
     torch._dynamo.reset()
     mu = torch.zeros(4, 8)

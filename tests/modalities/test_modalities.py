@@ -306,3 +306,8 @@ def test_bad_text_is_refused(call, error, message):
 def test_truncation_is_on_request():
     text = Text(WORDS, 2)
     assert text.detokenize(text.tokenize(["a photo of"], truncate=True)) == ["a photo"]
+
+
+def test_a_text_of_no_words_is_refused_instead_of_taken_for_the_longest():
+    with pytest.raises(ValueError, match=r"shape is \(0,\)"):
+        Text.from_sentences(["one two"], 0)

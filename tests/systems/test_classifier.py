@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Image
+from mmvae_fast.models.seeds import branch
 from mmvae_fast.systems import FusionClassifier, System, fit
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -84,8 +85,50 @@ def test_unlabelled_rows_teach(halves, half_modalities):
     assert accuracy(classifier, part(data, TEST), labels[TEST]) > 0.3
     nobody = make(half_modalities)
     history = fit(nobody, {**part(data, slice(0, 200)), "label": torch.full((200,), -1)}, epochs=1, progress=False)
-    assert set(history[0]) == {"epoch", "loss", "generative"}
+    assert set(history[0]) == {"epoch", "loss", "consistency", "confident", "generative"}
     assert fit(nobody, part(data, slice(0, 200)), epochs=1, progress=False) is not None  # no labels at all
+
+
+def test_unlabelled_rows_teach_each_modality_alone(halves, half_modalities):
+    """What the head makes of both halves of unlabelled rows, it learns to make of one."""
+    data, labels = halves
+    few = torch.where(torch.arange(1400) < 140, labels[TRAIN], -1)
+    split = torch.arange(397) % 2 == 0
+    found = {}
+    for weight in (0.0, 1.0):
+        classifier = make(half_modalities, lr=3e-3, consistency_weight=weight)
+        history = fit(classifier, {**part(data, TRAIN), "label": few}, epochs=12, progress=False)
+        assert ("consistency" in history[0]) == (weight > 0)
+        found[weight] = accuracy(classifier, part(data, TEST), labels[TEST], torch.stack([split, ~split], 1))
+    assert history[0]["confident"] < history[-1]["confident"] <= 1
+    assert found[1.0] > found[0.0] + 0.02
+
+
+def test_the_consistency_is_what_it_says(halves, half_modalities):
+    """-log p(c | part), where c is sure given all, over the rows without a label that lost something; it teaches the
+    answer given less, not the one given all."""
+    data = part(halves[0], slice(0, 64))
+    classifier = make(half_modalities, consistency_weight=0.5, generative_weight=0.0)
+    mask = torch.ones(64, 2, dtype=torch.bool)
+    mask[:8, 1] = False  # has one alone: nothing can be left out
+    classifier.confidence = float(classifier.predict_proba(data, mask).amax(1).median())
+    loss, sums = classifier._losses({**data, "mask": mask}, seed=3)
+    kept = classifier._dropout(mask, branch(torch.tensor([3]), 1))
+    assert kept.any(1).all() and not (kept & ~mask).any()
+    lost = (kept != mask).any(1)
+    assert 36 < lost.sum() <= 56  # three in four
+    teacher, student = classifier.predict_proba(data, mask)[lost], classifier.predict_proba(data, kept)[lost]
+    top, c = teacher.max(1)
+    sure = top >= classifier.confidence
+    assert 0 < sure.sum() < len(sure)
+    expected = -(student.gather(1, c[:, None])[:, 0].log() * sure).sum() / len(sure)
+    torch.testing.assert_close(loss, 0.5 * expected)
+    assert sums["confident"] == (sure.sum(), len(sure))
+    # a row that has no part less than all of it teaches nothing
+    loss, sums = classifier._losses({**data, "mask": torch.tensor([[True, False]]).expand(64, 2)}, seed=3)
+    assert loss == 0 and sums["consistency"][1] == 0
+    nothing = torch.zeros(64, 2, dtype=torch.bool)
+    assert torch.equal(classifier._dropout(nothing, torch.tensor([3])), nothing)
 
 
 def test_missing_rows_and_labels_change_nothing(halves, half_modalities):
@@ -163,6 +206,10 @@ def test_bad_input(halves, half_modalities):
         FusionClassifier({"label": Image((1, 8, 8))}, 2)
     with pytest.raises(ValueError, match="probability below 1"):
         make(half_modalities, modality_dropout=1.0)
+    with pytest.raises(ValueError, match=r"confidence is 1.5, expected a probability"):
+        make(half_modalities, confidence=1.5)
+    with pytest.raises(ValueError, match="consistency_weight is -1, expected a finite number"):
+        make(half_modalities, consistency_weight=-1)
     classifier = make(half_modalities)
     for wrong in (labels.float(), labels[:10], labels + 5, labels - 2):
         with pytest.raises(ValueError, match=r"data: label (is|holds) .* expected"):

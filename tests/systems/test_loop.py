@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import sys
 
 import numpy as np
@@ -146,6 +148,43 @@ def test_an_epoch_without_a_step_is_an_error():
     system, rows = cyclegan()
     with pytest.raises(ValueError, match="epoch 1: no step was made: .* holds a and b"):
         fit(system, {**rows, "mask": {"b": nowhere[:, 0]}}, **OPTIONS)
+
+
+def test_sigterm_says_what_is_kept(tmp_path):
+    system, rows = gan()
+    handler, step = signal.getsignal(signal.SIGTERM), system.step
+
+    def terminating(*arguments):
+        if (tmp_path / "last").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    system.step = terminating
+    with pytest.raises(SystemExit, match="training stopped in epoch 2: .*last holds the epoch before"):
+        fit(system, rows, out=tmp_path, **OPTIONS)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert len(fit(gan()[0], rows, out=tmp_path, **OPTIONS)) == 3
+
+
+def test_your_own_handler_of_sigterm_stays(tmp_path):
+    system, rows = gan()
+    step, came = system.step, []
+    system.step = lambda *arguments: os.kill(os.getpid(), signal.SIGTERM) or step(*arguments)
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+    try:
+        assert len(fit(system, rows, out=tmp_path, **OPTIONS)) == 3
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(came) == 9
+
+
+def test_starting_over_leaves_nothing_of_the_earlier_run(tmp_path):
+    """Also a best/ that the new run, without validation, never writes."""
+    system, rows = classifier()
+    fit(system, rows, validation=rows, out=tmp_path, **OPTIONS)
+    assert (tmp_path / "best").exists()
+    fit(system, rows, out=tmp_path, resume=False, **OPTIONS)
+    assert not (tmp_path / "best").exists() and System.load(tmp_path / "last") is not None
 
 
 def test_a_missing_library_is_said_before_the_first_epoch(tmp_path, monkeypatch):

@@ -1,10 +1,10 @@
-"""Figures of a model: the same however the rows are batched, and of texts without their padding."""
+"""Figures of one pass: the same however the rows are batched, those of the whole evaluation, texts without padding."""
 
 import pytest
 import torch
 
-from mmvae_fast.data.scores import score
-from mmvae_fast.modalities import Text, Vector
+from mmvae_fast.evaluate import reconstruction, score
+from mmvae_fast.modalities import Counts, Text, Vector
 from mmvae_fast.models import MMVAE, MoPoE
 
 
@@ -43,3 +43,36 @@ def test_padding_is_no_success():
     assert share(["a b", "b a b"]) == 1
     assert share(["", ""]) == 0
     assert share(["a", "b a b a"]) == pytest.approx(4 / 6)
+
+
+def test_errors_and_shares_are_those_of_the_whole_evaluation():
+    pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
+    torch.manual_seed(0)
+    words = Text(["a", "b", "c"], 4, hidden=(8,))
+    parts = {
+        "v": Vector(3, hidden=(8,), missing=True),
+        "text": words,
+        "counts": Counts(4, hidden=(8,), library="observed"),
+    }
+    model = MoPoE(parts, 2).train()
+    data = {
+        "v": torch.randn(12, 3),
+        "text": words.tokenize(["a b", "c", "b b a c"] * 4),
+        "counts": torch.randint(0, 9, (12, 4)).float() + 1,
+    }
+    data["v"][::3, 0] = torch.nan
+    found = score(model, [(data, torch.ones(12, 3, dtype=torch.bool))])["reconstruction"]
+    whole = reconstruction(model, data, subsets=[["v"], ["text"], ["counts"], list(parts)])
+    whole["all"] = whole.pop("v+text+counts")
+    assert set(found) == set(whole)
+    for given, row in whole.items():
+        for target, figures in row.items():
+            expected = figures["accuracy" if target == "text" else "mse"]
+            assert found[given][target]["value"] == pytest.approx(expected, rel=1e-5)
+            assert found[given][target]["unit"] == ("=" if target == "text" else "")
+    assert model.training  # as it came
+
+
+def test_nothing_to_judge():
+    with pytest.raises(ValueError, match="batches is empty"):
+        score(MoPoE({"v": Vector(3)}, 2), [])

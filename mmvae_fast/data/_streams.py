@@ -1,0 +1,243 @@
+"""Series of numbers from files, and how far one lags behind another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from mmvae_fast._lazy import require
+from mmvae_fast.data._numbers import write_table
+from mmvae_fast.features.audio import load_audio
+from mmvae_fast.features.delay import align, resample
+
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
+
+
+class Table(NamedTuple):
+    values: np.ndarray
+    """float64 [T, channels]."""
+    names: list[str] | None
+    """Of the channels, if the file has a header."""
+
+
+class Pair(NamedTuple):
+    """Two series, and the seconds at which each was sampled (steps, where nobody knows the rate)."""
+
+    first: np.ndarray
+    second: np.ndarray
+    first_times: np.ndarray
+    second_times: np.ndarray
+
+    def lag(self, max_lag: float | None) -> float:
+        """By how much the second comes later than the first.
+
+        Raises:
+            ValueError: a series that is constant or shorter than two steps has none.
+        """
+        streams = {"first": self.first, "second": self.second}
+        times = {"first": self.first_times, "second": self.second_times}
+        return align(streams, times=times, max_lag=max_lag).lags["second"]
+
+
+class Delay:
+    """The options of readers that compare two streams.
+
+    Args:
+        rates: in Hz, of the first and the second; None is what a sound file says, and else one step each, so that lags
+            are in steps.
+        max_lag: see :func:`mmvae_fast.features.estimate_lag`, in seconds, or steps.
+    """
+
+    def __init__(self, where: str, rates: Any = None, max_lag: Any = None) -> None:
+        if rates is not None and not (
+            isinstance(rates, (list, tuple)) and len(rates) == 2 and all(map(_is_positive, rates))
+        ):
+            raise ValueError(f"{where}: rates is {rates!r}, expected two positive numbers, of the two columns")
+        if max_lag is not None and not _is_positive(max_lag):
+            raise ValueError(f"{where}: max_lag is {max_lag!r}, expected a positive number")
+        self.rates = None if rates is None else [float(rate) for rate in rates]
+        self.max_lag = None if max_lag is None else float(max_lag)
+
+    def pair(self, cell: Any) -> Pair:
+        """A cell of two columns.
+
+        Raises:
+            ValueError, OSError: what is wrong with it.
+        """
+        if not isinstance(cell, (list, tuple)) or len(cell) != 2:
+            raise ValueError(f"is {_short(cell)}, expected two series")
+        (first, first_rate), (second, second_rate) = (_with_rate(part) for part in cell)
+        if self.rates is not None:
+            first_rate, second_rate = self.rates
+        if (first_rate is None) != (second_rate is None):
+            raise ValueError("one is a sound, the other a table that says no rate: set rates, in Hz")
+        first_times, second_times = (
+            np.arange(len(first)) / (first_rate or 1),
+            np.arange(len(second)) / (second_rate or 1),
+        )
+        return Pair(first, second, first_times, second_times)
+
+    def aligned(self, cell: Any) -> np.ndarray:
+        """The first of two series without its lag behind the second, read at the second's times: [T, channels]. Beyond
+        its ends, its first and its last step hold."""
+        pair = self.pair(cell)
+        return resample(pair.first, pair.first_times + pair.lag(self.max_lag), pair.second_times)
+
+
+def series(cell: Any) -> np.ndarray:
+    """The path of a table, or numbers [T, channels] or [T], as float64 [T, channels].
+
+    Raises:
+        ValueError, OSError: what is wrong with it.
+    """
+    if isinstance(cell, (str, os.PathLike)):
+        values = read_table(Path(cell)).values
+    else:
+        cell = cell.numpy(force=True) if isinstance(cell, Tensor) else cell
+        try:
+            values = np.asarray(cell, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"is a {type(cell).__name__} that is no table of numbers, [T, channels]") from None
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"has shape {list(values.shape)}, expected [T, channels]")
+    if not np.isfinite(values).all():
+        step, channel = np.argwhere(~np.isfinite(values))[0]
+        raise ValueError(f"step {step + 1}, channel {channel + 1} is {values[step, channel]}, expected finite numbers")
+    return values
+
+
+def align_files(
+    files: Sequence[Path], out: Path, *, rates: Sequence[float] | None, times: bool, max_lag: float | None
+) -> tuple[list[float], Path]:
+    """Write a table of several files' series on one clock: ``time``, that of the first file, and a column a channel.
+
+    Args:
+        rates: in Hz; None is what sound files say, and else a row each.
+        times: the first column of each file is the time of a row.
+        max_lag: see :func:`mmvae_fast.features.estimate_lag`.
+
+    Returns:
+        by how much each lags behind the first, and the file written.
+
+    Raises:
+        ValueError, OSError: files that cannot be read, or have no lag.
+    """
+    streams: dict[str, np.ndarray] = {}
+    clocks: dict[str, np.ndarray] = {}
+    header = ["time"]
+    stems = [path.stem for path in files]
+    for i, path in enumerate(files):
+        values, rate, names = _read_file(path)
+        if times:
+            if values.shape[1] < 2:
+                raise ValueError(f"{path}: has one column, expected the time and at least one more")
+            at, values, names = values[:, 0], values[:, 1:], names and names[1:]
+        else:
+            at = np.arange(len(values)) / (rate if rates is None else rates[i])
+        stem = stems[i] if stems.count(stems[i]) == 1 else f"{stems[i]}{i + 1}"
+        columns = names or ([] if values.shape[1] == 1 else [str(c + 1) for c in range(values.shape[1])])
+        header += [f"{stem}.{column}" for column in columns] or [stem]
+        streams[str(path)], clocks[str(path)] = series(values), at
+    if len(streams) < len(files):
+        raise ValueError("a file is named twice, expected different ones")
+    found = align(streams, times=clocks, max_lag=max_lag)
+    table = np.concatenate([found.times[:, None], *found.streams.values()], 1)
+    return list(found.lags.values()), write_table(out, header, table)
+
+
+def read_table(path: Path) -> Table:
+    """A .npy file, or one of text with a row a time step, and a header or none. Columns of a .tsv are parted by tabs,
+    of a .csv by commas, of a .txt by commas, or by spaces and tabs where it has no comma.
+
+    Raises:
+        ValueError, OSError: what is wrong with it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return Table(_array(path), None)
+    if suffix not in (".csv", ".txt", ".tsv"):
+        raise ValueError(f"{path}: expected a .csv, .tsv, .txt or .npy file")
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file ({error})") from error
+    separator: str | None = "\t" if suffix == ".tsv" else ","
+    if suffix == ".txt" and not any("," in line for line in lines):
+        separator = None  # whitespace, as much as there is
+    rows = [line.split(separator) for line in lines]
+    names = None
+    if rows and not any(map(_reads_as_number, rows[0])):
+        names, rows = [name.strip() for name in rows[0]], rows[1:]
+    if not rows:
+        raise ValueError(f"{path}: holds no rows of numbers")
+    for i, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"{path}: row {i + 1} of numbers has {len(row)} columns, expected {len(rows[0])}")
+    try:
+        values = np.array(rows, dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Table(values, names if names is not None and len(names) == len(rows[0]) else None)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            values = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # of a damaged header NumPy raises whatever its parser does
+        raise ValueError(f"{path}: not a .npy file of numbers ({error})") from error
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{path}: holds {values.dtype}, expected numbers")
+    return values.astype(np.float64)
+
+
+def sound(path: Path) -> tuple[np.ndarray, int]:
+    """A sound file at its own rate: float32 [samples], the mean of its channels, and the rate in Hz."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected a sound file")
+    soundfile = require("soundfile", extra="audio")
+    try:
+        rate = soundfile.info(str(path)).samplerate
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"{path}: not a sound file that libsndfile reads ({error})") from error
+    return load_audio(path, rate), rate
+
+
+def _read_file(path: Path) -> tuple[np.ndarray, float, list[str] | None]:
+    """Values [T, channels], rate (1 if the file says none), and names of the channels if it has them."""
+    if path.suffix.lower() in SOUNDS:
+        wave, rate = sound(path)
+        return wave[:, None].astype(np.float64), float(rate), None
+    values, names = read_table(path)
+    return series(values), 1.0, names
+
+
+def _with_rate(cell: Any) -> tuple[np.ndarray, float | None]:
+    if isinstance(cell, (str, os.PathLike)) and Path(cell).suffix.lower() in SOUNDS:
+        values, rate, _ = _read_file(Path(cell))
+        return values, rate
+    return series(cell), None
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < np.inf
+
+
+def _short(cell: Any) -> str:
+    return f"{len(cell)} of them" if isinstance(cell, Sequence) and not isinstance(cell, str) else type(cell).__name__
