@@ -457,13 +457,14 @@ def test_users_modules_reach_onnx_with_their_noise():
                 np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_users_modules_reach_onnx_by_the_translation_table():
+@pytest.mark.parametrize("module", [Sampler(), pytest.param(Everything(), marks=pytest.mark.slow)])
+def test_users_modules_reach_onnx_by_the_translation_table(module):
     """The same without a program of one's own, at sizes that were not traced."""
     batch = torch.export.Dim("batch")
     names = ["mu", "logvar", "mask", "seed"]
     with torch.no_grad():
         exported = torch.onnx.export(
-            Everything(),
+            module,
             arguments(5, 7),
             dynamic_shapes=({1: batch}, {1: batch}, {0: batch}, None),
             custom_translation_table=translation_table(),
@@ -477,7 +478,7 @@ def test_users_modules_reach_onnx_by_the_translation_table():
         args = arguments(rows, seed)
         found = session.run(None, {name: t.numpy() for name, t in zip(names, args, strict=True)})
         with torch.no_grad():
-            for a, b in zip(found, Everything()(*args), strict=True):
+            for a, b in zip(found, module(*args), strict=True):
                 np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
 
 
