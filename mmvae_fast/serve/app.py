@@ -164,8 +164,8 @@ class _Service:
             raise TooLarge(f"an answer of {numbers} numbers, expected at most {self.limits.output_values}")
 
     def shown(self, name: str, samples: np.ndarray) -> Any:
-        """Texts as texts; the rest as arrays."""
-        return values.texts(self.runtime, name, samples) or samples
+        """Texts as texts, numbers in their own units; the rest as arrays."""
+        return values.plain(self.runtime, name, samples)
 
 
 def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
