@@ -21,6 +21,7 @@ from mmvae_fast.onnx.manifest import ModalitySpec
 from mmvae_fast.onnx.runtime import Runtime
 from mmvae_fast.reading.numbers import names_of, write_table
 from mmvae_fast.reading.recipes import KINDS
+from mmvae_fast.reading.series import parse_table
 
 MAX_PIXELS = 2**25
 """Of a picture, before it is decoded: a file of a few kB can hold gigapixels."""
@@ -80,6 +81,13 @@ def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndar
             raise BadValue(f"{where}: not valid JSON ({error})") from None
         return _batch(runtime, name, _array(spec, value, where))
     numbers = _numbers(text)
+    if _is_numeric(spec) and (numbers is None or len(numbers) != spec.shape[0] or len(spec.shape) > 1):
+        try:
+            return _batch(runtime, name, parse_table(text, ",").values)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise BadValue(f"{where}: {error}, expected {expected(spec)}") from None
     if numbers is None:
         raise BadValue(f"{where}: expected {expected(spec)}")
     return from_list(runtime, name, [numbers])
@@ -204,9 +212,8 @@ def _array(spec: ModalitySpec, value: Any, where: str) -> np.ndarray:
     longest of them."""
     try:
         with np.errstate(over="ignore"):  # what does not fit becomes inf, which the Runtime refuses by name
-            found = np.array(
-                value, dtype=np.float32 if spec.dtype == "float32" and not _is_numeric(spec) else np.float64
-            )
+            exact = spec.dtype != "float32" or _is_numeric(spec)
+            found = np.array(value, dtype=np.float64 if exact else np.float32)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadShape(f"{where} is no array of numbers ({error}), expected {expected(spec)}") from None
     if spec.dtype == "float32":

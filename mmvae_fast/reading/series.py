@@ -77,25 +77,35 @@ def read_table(path: Path) -> Table:
     if suffix not in (".csv", ".txt", ".tsv"):
         raise ValueError(f"{path}: expected a .csv, .tsv, .txt or .npy file")
     try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file ({error})") from error
     separator: str | None = "\t" if suffix == ".tsv" else ","
-    if suffix == ".txt" and not any("," in line for line in lines):
+    if suffix == ".txt" and "," not in text:
         separator = None  # whitespace, as much as there is
+    try:
+        return parse_table(text, separator)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_table(text: str, separator: str | None) -> Table:
+    """A row a line, and a header or none; columns are parted by ``separator``, None being whitespace.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
     rows = [line.split(separator) for line in lines]
     names = None
     if rows and not any(map(_reads_as_number, rows[0])):
         names, rows = [name.strip() for name in rows[0]], rows[1:]
     if not rows:
-        raise ValueError(f"{path}: holds no rows of numbers")
+        raise ValueError("holds no rows of numbers")
     for i, row in enumerate(rows):
         if len(row) != len(rows[0]):
-            raise ValueError(f"{path}: row {i + 1} of numbers has {len(row)} columns, expected {len(rows[0])}")
-    try:
-        values = np.array(rows, dtype=np.float64)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"row {i + 1} of numbers has {len(row)} columns, expected {len(rows[0])}")
+    values = np.array(rows, dtype=np.float64)
     return Table(values, names if names is not None and len(names) == len(rows[0]) else None)
 
 
