@@ -110,7 +110,7 @@ def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
         return runtime.read(name, rows)
     if not _is_numeric(spec):
         return _array(spec, rows, where)
-    return runtime.read(name, [_array(spec, row, f"{where}, row {i}") for i, row in enumerate(rows)])
+    return runtime.read(name, [np.atleast_1d(_array(spec, row, f"{where}, row {i}")) for i, row in enumerate(rows)])
 
 
 def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
@@ -119,7 +119,7 @@ def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
     if _takes_text(spec):
         return runtime.show(name, sample[None])[0]
     if len(spec.shape) == 1:
-        return ",".join(f"{value:.7g}" for value in runtime.show(name, sample[None])[0].tolist())
+        return ",".join(f"{value:g}" for value in runtime.show(name, sample[None])[0].tolist())
     return None
 
 
@@ -136,8 +136,9 @@ def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> 
     spec, path = runtime.modalities[name], Path(path)
     suffix, known = path.suffix.lower(), spec.preprocessing is not None
     if suffix != ".npy" and spec.kind == "audio" and known:
-        wave, rate = runtime.show(name, sample[None])[0]
-        return audio.write_wav(_files.with_ending(path, ".wav"), wave, rate)
+        path = _files.with_ending(path, ".wav")
+        _files.write_atomic(path, wav(runtime, name, sample))
+        return path
     if suffix != ".npy" and _is_numeric(spec):
         rows = np.atleast_2d(runtime.show(name, sample[None])[0])
         return write_table(path, names_of((spec.preprocessing or {}).get("names"), rows.shape[1], spec.kind), rows)
@@ -181,6 +182,18 @@ def png(sample: np.ndarray) -> bytes:
     file = io.BytesIO()
     pillow.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format="PNG")
     return file.getvalue()
+
+
+def wav(runtime: Runtime, name: str, sample: np.ndarray) -> bytes:
+    """A sound [*shape] as a WAV file.
+
+    Raises:
+        BadValue: the bundle does not say how the sounds were read.
+    """
+    spec = runtime.modalities[name]
+    if spec.kind != "audio" or spec.preprocessing is None:
+        raise BadValue(f"modality {name!r} is no sound, or the bundle does not say how its sounds were read")
+    return audio.wav_bytes(*runtime.show(name, sample[None])[0])
 
 
 def expected(spec: ModalitySpec) -> str:
