@@ -41,7 +41,7 @@ data: {train: train.csv, validation: 0.25, label: who, ignore: all}
 modalities:
   size: {kind: vector, columns: [height, weight], hidden: [8]}
   series: {kind: sequence, length: 6, hidden: [8]}
-system: {name: classifier, latent_dim: 3}
+model: {name: FusionClassifier, latent_dim: 3}
 training: {epochs: 1, batch_size: 8, accelerator: cpu}
 out: classes
 """
