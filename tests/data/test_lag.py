@@ -234,3 +234,22 @@ def test_the_command_aligns_files(tmp_path):
     ):
         result = testing.CliRunner().invoke(app, ["align", *arguments])
         assert result.exit_code and message in result.output.replace("\n", " "), result.output
+
+
+def test_a_sound_beside_a_table_of_no_rate_is_refused(tmp_path):
+    """The table's rows as seconds would be a wrong lag told with confidence."""
+    soundfile = pytest.importorskip("soundfile", reason="needs the 'audio' extra")
+    testing = pytest.importorskip("typer.testing", reason="needs the 'cli' extra")
+    from mmvae_fast.cli import app
+
+    sound, table = tmp_path / "sound.wav", tmp_path / "table.csv"
+    soundfile.write(sound, 0.05 * scene(np.arange(SECONDS * 1000) / 1000, 0), 1000)
+    np.savetxt(table, scene(np.arange(SECONDS * SLOW) / SLOW - 0.3, 0), header="x", comments="")
+    arguments = ["align", str(sound), str(table), "--max-lag", "1", "--out", str(tmp_path / "out")]
+    result = testing.CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "give --rate" in result.output.replace("\n", " "), result.output
+    assert not (tmp_path / "out.csv").exists()
+    result = testing.CliRunner().invoke(app, [*arguments, "--rate", "1000", "--rate", "20"])
+    assert result.exit_code == 0, result.output
+    lag = result.output.replace("\n", " ").split(" lags ")[1].split()[0]
+    assert float(lag) == pytest.approx(0.3, abs=0.5 / SLOW)
