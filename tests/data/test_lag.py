@@ -98,6 +98,14 @@ def test_series_without_a_lag_are_errors_of_their_rows_or_missing(tmp_path):
         run.dataset(tmp_path / "train.csv", on_error="stop")[1]
 
 
+def test_a_lag_beyond_the_largest_is_an_error_of_its_row(tmp_path):
+    write_rows(tmp_path)
+    with pytest.raises(ManifestError, match="row 3, camera, microphone: .*better yet beyond"):
+        train(config(tmp_path, LAG.replace("max_lag: 1", "max_lag: 0.38")), progress=False)  # of row 3: 0.45
+    with pytest.raises(ManifestError, match="row 3, microphone, camera: .*better yet beyond"):
+        train(config(tmp_path, SERIES + ALIGNED.replace("max_lag: 1", "max_lag: 0.38")), progress=False)
+
+
 def test_paths_and_columns_are_checked_before_training(tmp_path):
     write_rows(tmp_path, microphone_4="gone.npy")
     with pytest.raises(ManifestError, match=r"row 5, camera, microphone: .*gone\.npy: no such file"):
