@@ -151,7 +151,9 @@ def align_files(
         raise ValueError("a file is named twice, expected different ones")
     if len(set(known.values())) > 1:
         sounds, tables = (", ".join(str(path) for path, has in known.items() if has is of) for of in (True, False))
-        raise ValueError(f"{sounds}: a sound, whose rate is known; {tables}: a table that says none: give --rate, in Hz")
+        raise ValueError(
+            f"{sounds}: a sound, whose rate is known; {tables}: a table that says none: give --rate, in Hz"
+        )
     found = align(streams, times=clocks, max_lag=max_lag)
     table = np.concatenate([found.times[:, None], *found.streams.values()], 1)
     return list(found.lags.values()), write_table(out, header, table)

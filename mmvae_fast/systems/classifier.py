@@ -61,9 +61,9 @@ class FusionClassifier(System):
         gradient_clip: largest norm of the gradient, or None.
 
     The training data holds the modalities, a mask if need be, and "label": int64 [N], -1 where there is none.
-    :func:`mmvae_fast.systems.fit` reports "loss" (of the means of its parts over the epoch), "cross_entropy" and "accuracy" (of labelled rows), "generative" (the
-    VAE's loss in nats), and of unlabelled rows that lost a modality "consistency" and "confident" (the share of sure
-    answers).
+    :func:`mmvae_fast.systems.fit` reports "loss" (of the means of its parts over the epoch), "cross_entropy" and
+    "accuracy" (of labelled rows), "generative" (the VAE's loss in nats), and of unlabelled rows that lost a modality
+    "consistency" and "confident" (the share of sure answers).
     """
 
     validated = True
