@@ -64,9 +64,9 @@ def plain_errors() -> Iterator[None]:
             raise
         fail(_capitalised(str(stop)) or "Stopped.", TERMINATED)
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
-        from mmvae_fast.data.errors import ConfigError
-
-        fail(str(error) or type(error).__name__, WRONG_USAGE if isinstance(error, ConfigError) else FAILED)
+        data = sys.modules.get("mmvae_fast.data.errors")  # importing it takes torch; an error of it has done so
+        wrong_usage = data is not None and isinstance(error, data.ConfigError)
+        fail(str(error) or type(error).__name__, WRONG_USAGE if wrong_usage else FAILED)
 
 
 def _capitalised(text: str) -> str:
