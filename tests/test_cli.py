@@ -317,3 +317,16 @@ def test_doctor_compares_extras_with_what_is_installed(monkeypatch):
     assert "surely-not-there MISSING" in result.output
     assert "(WANTED >=999)" in result.output
     assert result.exit_code == 0  # extras are a choice
+
+
+def test_an_exit_that_no_training_asked_for_stays_and_needs_no_torch():
+    program = (
+        "import sys\n"
+        "from mmvae_fast.cli.app import plain_errors\n"
+        "sys.modules['torch'] = None\n"
+        "with plain_errors():\n"
+        "    sys.exit(7)\n"
+    )
+    process = command("-c", program)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 7 and err == ""

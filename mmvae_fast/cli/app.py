@@ -58,9 +58,8 @@ def plain_errors() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         fail(_capitalised(str(stop)) or "Stopped.", INTERRUPTED)
     except SystemExit as stop:
-        from mmvae_fast.training.stopping import is_termination
-
-        if not is_termination(stop):
+        training = sys.modules.get("mmvae_fast.training.stopping")  # as below; what stops no training is not ours
+        if training is None or not training.is_termination(stop):
             raise
         fail(_capitalised(str(stop)) or "Stopped.", TERMINATED)
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
