@@ -21,7 +21,8 @@ def align(
     max_lag: Annotated[float | None, typer.Option(help="Largest lag to look for, in the unit of time.")] = None,
 ) -> None:
     """Bring series that were sampled at different times onto the clock of the first; print how much each lags behind
-    it, and how far they are correlated then (near 0, there is no lag to speak of). Time is in seconds; without --rate or --times (sounds know their rates), in rows."""
+    it, and how far they are correlated then (near 0, there is no lag to speak of). Time is in seconds; without --rate
+    or --times (sounds know their rates), in rows."""
     with plain_errors():
         from mmvae_fast.data._streams import align_files
         from mmvae_fast.data.errors import ConfigError

@@ -43,6 +43,7 @@ def evaluate(
     with plain_errors():
         import json
 
+        from mmvae_fast.data.errors import ConfigError
         from mmvae_fast.data.run import Run
         from mmvae_fast.models import MultimodalVAE
 
@@ -54,7 +55,7 @@ def evaluate(
         manifest = str(dataset.manifest.path)
         plain = isinstance(model, MultimodalVAE)
         if samples and not (plain and model.generative):
-            raise ValueError(f"--samples is {samples}, but {type(model).__name__} has no density: leave it out")
+            raise ConfigError(f"--samples is {samples}, but {type(model).__name__} has no density: leave it out")
         if plain:
             found = {"data": manifest, **_score(opened, dataset, samples, batch_size, workers, seed)}
             print(json.dumps(found, indent=1) if as_json else _as_text(found))

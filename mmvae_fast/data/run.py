@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmvae_fast._english import with_article
 from mmvae_fast._files import write_atomic
 from mmvae_fast.data.config import RunConfig, read_config, write_config
 from mmvae_fast.data.dataset import Labelled, ManifestDataset, check_cells, fit_readers
@@ -237,7 +238,9 @@ def _fit(
         fit(model, training, validation=held_out, callbacks=(_at_start(write), *callbacks), **arguments)
         return
     if callbacks:
-        raise ValueError(f"callbacks are of training.fit, and a {config.model.name} trains with systems.fit: pass none")
+        raise ValueError(
+            f"callbacks are of training.fit, and {with_article(config.model.name)} trains with systems.fit: pass none"
+        )
     model.to(_device(arguments.pop("accelerator")))
     data: Dataset = training
     validation: Dataset | None = held_out

@@ -188,8 +188,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _shift(a: np.ndarray, b: np.ndarray, rate: float, low: float, high: float) -> tuple[float, float]:
-    """By how many seconds, from ``low`` to ``high``, b [m] comes later than a [n], both of mean 0; and their correlation
-    there."""
+    """By how many seconds, from ``low`` to ``high``, b [m] comes later than a [n], both of mean 0; and how far they are
+    correlated then."""
     steps, correlation, overlap = _correlation(a, b)
     lags = steps / rate
     shorter = min(len(a), len(b))

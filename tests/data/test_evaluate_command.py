@@ -60,7 +60,7 @@ def test_a_classifier(holding):
     assert written == {"report.json", "report.md", "confusion.png", "latents.png", "training.png"}
     assert json.loads((folder / "report/report.json").read_text())["confusion"] == found["confusion"]
     result = call("evaluate", folder / "run", "--samples", 5)
-    assert result.exit_code == 1 and "FusionClassifier has no density" in result.stderr
+    assert result.exit_code == 2 and "FusionClassifier has no density" in result.stderr
     rows = (folder / "train.csv").read_text().splitlines()
     (folder / "unlabelled.csv").write_text("\n".join(row.rsplit(",", 1)[0] for row in rows) + "\n")
     result = call("evaluate", folder / "run", "--data", folder / "unlabelled.csv")
@@ -80,7 +80,7 @@ def test_a_gan(holding):
 def test_a_model_without_a_density(holding):
     folder = holding(lambda modalities: Autoencoder(modalities, 4))
     result = call("evaluate", folder / "run", "--samples", 5)
-    assert result.exit_code == 1 and "Autoencoder has no density" in result.stderr
+    assert result.exit_code == 2 and "Autoencoder has no density" in result.stderr
     assert call("evaluate", folder / "run").exit_code == 0
 
 
