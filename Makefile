@@ -13,7 +13,7 @@ SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt $(shell find c
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow test-sanitize test-cuda-emulated bench bench-sweep bench-models bench-peer bench-digits lint types format clean distclean
+.PHONY: help venv demo test test-slow test-sanitize test-cuda-emulated bench bench-sweep bench-models bench-peer bench-digits bench-inference bench-serving web lint types format clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,15 @@ bench-peer: $(VENV)/.demo ## training steps against multivae's (downloads it; AR
 
 bench-digits: $(VENV)/.demo ## train every model on the embedded digits: coherences and likelihoods (twenty minutes)
 	@$(BIN)/python -m benchmarks.digits $(ARGS)
+
+bench-inference: $(VENV)/.test ## the ONNX Runtime against torch and torch.compile, with and without missing modalities
+	@$(BIN)/python -m benchmarks.inference $(ARGS)
+
+bench-serving: $(VENV)/.test ## requests a second of a served bundle (ARGS=BUNDLE), and how long they take
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+web: ## the page that shows a bundle in a browser, in web/dist (needs npm, which downloads onnxruntime-web)
+	@cd web && npm install --silent --no-audit --no-fund --no-package-lock && npm run -s build
 
 lint: $(VENV)/.dev ## ruff and clang-format, changing nothing
 	@$(BIN)/ruff check .

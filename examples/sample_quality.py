@@ -1,6 +1,6 @@
 """Samples of a VAE and of a GAN beside real digits: MNIST, both trained for minutes, one table.
 
-    python examples/sample_quality.py                       # a few minutes on one core
+    python examples/sample_quality.py                       # five minutes on one core
     python examples/sample_quality.py --inception weights-inception-2015-12-05-6726825d.pth
 
 Each set of samples, and half of the real test images, is compared with the other half of these, as many images in each,
@@ -38,9 +38,9 @@ COLUMNS = {"distance": "Fréchet distance", "precision": "precision", "recall": 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--rows", type=int, default=10_000, help="training images")
-    parser.add_argument("--epochs", type=int, default=12, help="of the VAE")
-    parser.add_argument("--gan-epochs", type=int, default=6)
+    parser.add_argument("--rows", type=int, default=20_000, help="training images")
+    parser.add_argument("--epochs", type=int, default=15, help="of the VAE")
+    parser.add_argument("--gan-epochs", type=int, default=16)
     parser.add_argument("--samples", type=int, default=2000, help="images in every set")
     parser.add_argument("--inception", type=Path, help="weights of torch-fidelity's Inception network")
     parser.add_argument("--seed", type=int, default=0)

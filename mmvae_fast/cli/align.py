@@ -22,7 +22,7 @@ def align(
 ) -> None:
     """Bring series that were sampled at different times onto the clock of the first; print how much each lags behind
     it, and how far they are correlated then (near 0, there is no lag to speak of). Time is in seconds; without --rate
-    or --times (sounds know their rates), in rows."""
+    or --times (sounds know their rates), in rows. Sounds beside tables need --rate once for each."""
     with plain_errors():
         from mmvae_fast.data._streams import align_files
         from mmvae_fast.data.errors import ConfigError

@@ -13,14 +13,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from mmvae_fast import _pictures
 from mmvae_fast._checks import is_number
 from mmvae_fast._files import with_ending, write_atomic
 from mmvae_fast._lazy import require
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.modalities import Image
-
-_FITS = ("stretch", "crop", "pad")
-_GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
 class ImageReader(Reader):
@@ -64,8 +62,8 @@ class ImageReader(Reader):
             raise ValueError(f"ImageReader: size is {size!r}, expected (height, width), positive integers")
         if channels not in (None, 1, 3):
             raise ValueError(f"ImageReader: channels is {channels!r}, expected 1 or 3")
-        if fit not in _FITS:
-            raise ValueError(f"ImageReader: fit is {fit!r}, expected one of {_FITS}")
+        if fit not in _pictures.FITS:
+            raise ValueError(f"ImageReader: fit is {fit!r}, expected one of {_pictures.FITS}")
         if not is_number(background) or not 0 <= background <= 1:
             raise ValueError(f"ImageReader: background is {background!r}, expected a gray value from 0 to 1")
         self.size = None if size is None else (size[0], size[1])
@@ -79,32 +77,18 @@ class ImageReader(Reader):
         if self.size is not None and self.channels is not None:
             return
         for cell in cells:
-            image = _open(cell)
+            image = _pictures.load(cell)
             if self.size is None:
                 self.size = (image.height, image.width)
             if self.channels is None:
-                self.channels = 1 if image.mode in _GRAY else 3
+                self.channels = 1 if image.mode in _pictures.GRAY else 3
             return
         raise ValueError("ImageReader: there is no image to take size and channels from; set both")
 
     def read(self, cell: Any) -> Tensor:
         (height, width), channels = self._fitted("read")
-        ops = require("PIL.ImageOps", extra="image")
-        bilinear = require("PIL.Image", extra="image").Resampling.BILINEAR  # averages over what it makes smaller
-        image = _to_values(_open(cell), channels, self.background)
-        if image.size != (width, height):
-            if self.how == "stretch":
-                image = image.resize((width, height), bilinear)
-            elif self.how == "crop":
-                image = ops.fit(image, (width, height), bilinear)
-            else:
-                gray = self.background if image.mode == "F" else round(255 * self.background)
-                color = gray if len(image.getbands()) == 1 else (gray,) * 3
-                image = ops.pad(image, (width, height), bilinear, color=color)
-        highest = 1 if image.mode == "F" else 255
-        values = np.atleast_3d(np.asarray(image, dtype=np.float32) / np.float32(highest)).transpose(2, 0, 1)
-        values = np.clip(values, 0, 1)
-        return torch.from_numpy(np.broadcast_to(values, (channels, height, width)).copy())
+        values = _pictures.read(cell, (channels, height, width), self.how, self.background)
+        return torch.from_numpy(values)
 
     def augment(self, sample: Tensor, generator: Generator) -> Tensor:
         crop, jitter = self.augmentation["crop"], self.augmentation["jitter"]
@@ -166,64 +150,3 @@ def _augmentation(wanted: Mapping[str, Any] | None) -> dict[str, Any]:
     if not is_number(jitter) or not 0 <= jitter < 1:
         raise ValueError(f"ImageReader: augment: jitter is {jitter!r}, expected a number from 0 to below 1")
     return found
-
-
-def _open(cell: Any) -> Any:
-    """A cell as a loaded Pillow image.
-
-    Raises:
-        ValueError, OSError: not an image, or a damaged one.
-    """
-    pillow = require("PIL.Image", extra="image")
-    if isinstance(cell, Mapping):  # what Hugging Face's data sets call an image
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, np.ndarray):
-        return _from_array(cell, pillow)
-    if not isinstance(cell, (str, os.PathLike, bytes)):
-        raise ValueError(f"is a {type(cell).__name__}, expected the path, the bytes or the pixels of an image")
-    what = f"{len(cell)} bytes" if isinstance(cell, bytes) else os.fspath(cell)
-    try:
-        with pillow.open(io.BytesIO(cell) if isinstance(cell, bytes) else cell) as image:
-            image.load()
-            return require("PIL.ImageOps", extra="image").exif_transpose(image)
-    except pillow.UnidentifiedImageError:
-        raise ValueError(f"{what}: not an image of a format that Pillow reads, or a damaged one") from None
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{what}: no such file") from None
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-        raise ValueError(f"{what}: a damaged image ({error})") from error
-
-
-def _from_array(pixels: np.ndarray, pillow: Any) -> Any:
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)) or not pixels.size:
-        raise ValueError(f"is an array of shape {list(pixels.shape)}, expected [H, W] or [H, W, 1 or 3]")
-    if pixels.dtype == np.uint8:
-        return pillow.fromarray(pixels)
-    if pixels.dtype.kind != "f":
-        raise ValueError(f"is an array of {pixels.dtype}, expected uint8, or floating point from 0 to 1")
-    _check_range(pixels)
-    if pixels.ndim == 2:
-        return pillow.fromarray(pixels.astype(np.float32))
-    return pillow.fromarray(np.round(pixels * 255).astype(np.uint8))
-
-
-def _check_range(values: np.ndarray) -> None:
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise ValueError(f"holds values from {values.min():g} to {values.max():g}, expected 0 to 1")
-
-
-def _to_values(image: Any, channels: int, background: float) -> Any:
-    """In mode L or RGB, 8 bits; or F, gray values in [0, 1], where the image has more bits than that."""
-    pillow = require("PIL.Image", extra="image")
-    if image.mode == "F" or image.mode.startswith("I"):
-        highest = 1 if image.mode == "F" else 65535  # a PNG of 16 bits also comes as mode I
-        values = np.asarray(image, dtype=np.float32) / np.float32(highest)
-        _check_range(values)
-        return pillow.fromarray(values)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        below = pillow.new("RGBA", image.size, (round(255 * background),) * 3 + (255,))
-        image = pillow.alpha_composite(below, image)
-    return image.convert("L" if channels == 1 else "RGB")

@@ -41,7 +41,8 @@ def estimate_lag(reference: np.ndarray, other: np.ndarray, rate: float, *, max_l
             streams, at most half a period.
 
     Raises:
-        ValueError: a stream that is constant has no lag; so have NaN, infinity or nothing.
+        ValueError: a stream that is constant has no lag; so have NaN, infinity or nothing, and streams that agree best
+            beyond ``max_lag``.
         ImportError: without the ``delay`` extra.
 
     Source: Knapp & Carter, The generalized correlation method for estimation of time delay, 1976 (without a filter).
@@ -110,7 +111,7 @@ def align(
         lags: in seconds by name, instead of estimating them; what is not named is estimated.
 
     Raises:
-        ValueError: streams that are constant, empty, hold NaN or do not overlap.
+        ValueError: streams that are constant, empty, hold NaN or do not overlap, or whose lag is beyond ``max_lag``.
         ImportError: without the ``delay`` extra.
     """
     if not isinstance(streams, Mapping) or not streams:
@@ -199,11 +200,17 @@ def _shift(a: np.ndarray, b: np.ndarray, rate: float, low: float, high: float) -
         raise ValueError(f"no lag from {low:g} to {high:g} s lets the streams overlap")
     # of periodic streams without noise several are largest: the one with the most overlap
     best = int(tried[np.lexsort((overlap[tried], correlation[tried].round(9)))[-1]])
-    if not tried[0] < best < tried[-1]:
-        return float(lags[best]), float(correlation[best])
+    if not 0 < best < len(lags) - 1:
+        return float(lags[best]), float(correlation[best])  # there is nothing beyond
     before, peak, after = correlation[best - 1 : best + 2]
+    if max(before, after) > peak + 1e-9:
+        raise ValueError(
+            f"from {low:g} to {high:g} s, the streams agree best at {lags[best]:g} s, and better yet beyond: their lag "
+            "is not among those; expected a larger max_lag, or streams that have more in common"
+        )
     bend = before - 2 * peak + after
-    return float(lags[best] + (0.5 * (before - after) / bend / rate if bend < 0 else 0.0)), float(peak)
+    lag = lags[best] + (0.5 * (before - after) / bend / rate if bend < 0 else 0.0)
+    return float(min(max(lag, low), high)), float(peak)
 
 
 def _summary(what: str, values: np.ndarray, times: np.ndarray, step: float) -> np.ndarray:

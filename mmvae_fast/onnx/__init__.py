@@ -17,16 +17,19 @@ if TYPE_CHECKING:
         BundleError,
         ExportError,
         ExportVerificationError,
+        InferenceTimeout,
         InputError,
         MissingInput,
         NonFinite,
         UnknownModality,
     )
-    from mmvae_fast.onnx.export import ExportResult, decompositions, export_onnx
+    from mmvae_fast.onnx.export import ExportResult, export_onnx
     from mmvae_fast.onnx.manifest import Manifest
     from mmvae_fast.onnx.noise import philox_normal
+    from mmvae_fast.onnx.quantize import QuantizationError, QuantizeResult, quantize_onnx
     from mmvae_fast.onnx.report import Report
     from mmvae_fast.onnx.runtime import Posterior, Runtime
+    from mmvae_fast.onnx.translation import decompositions, translation_table
     from mmvae_fast.onnx.verification import verify
 
 __all__ = [
@@ -37,17 +40,22 @@ __all__ = [
     "ExportError",
     "ExportResult",
     "ExportVerificationError",
+    "InferenceTimeout",
     "InputError",
     "Manifest",
     "MissingInput",
     "NonFinite",
     "Posterior",
+    "QuantizationError",
+    "QuantizeResult",
     "Report",
     "Runtime",
     "UnknownModality",
     "decompositions",
     "export_onnx",
     "philox_normal",
+    "quantize_onnx",
+    "translation_table",
     "verify",
 ]
 
@@ -55,11 +63,15 @@ _HOME = {
     "ExportResult": "export",
     "Manifest": "manifest",
     "Posterior": "runtime",
+    "QuantizationError": "quantize",
+    "QuantizeResult": "quantize",
     "Report": "report",
     "Runtime": "runtime",
-    "decompositions": "export",
+    "decompositions": "translation",
     "export_onnx": "export",
     "philox_normal": "noise",
+    "quantize_onnx": "quantize",
+    "translation_table": "translation",
     "verify": "verification",
 }  # the rest are errors
 

@@ -1,4 +1,7 @@
-"""What can go wrong with a bundle and its inputs. Every class is a ValueError, so ``except ValueError`` catches all."""
+"""What can go wrong with a bundle and its inputs.
+
+All but InferenceTimeout are ValueErrors: ``except ValueError`` catches what a caller can mend.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,10 @@ class ExportError(ValueError):
 
 class ExportVerificationError(ExportError):
     """An exported bundle that does not compute what the model computes; names part, output, index and both values."""
+
+
+class InferenceTimeout(TimeoutError):
+    """A part of a bundle ran longer than the ``timeout`` that :meth:`Runtime.load` was given, and was stopped."""
 
 
 class InputError(ValueError):

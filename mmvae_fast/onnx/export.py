@@ -7,42 +7,29 @@ encoder or an unwanted decoder. No randomness inside: the noise is an input, mad
 from __future__ import annotations
 
 import copy
-import logging
+import json
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from mmvae_fast import __version__, _checks, _ext, _files, _lazy, reference
+from mmvae_fast import __version__, _files, _lazy, _pictures
+from mmvae_fast.onnx import graphs, single, verification
 from mmvae_fast.onnx import manifest as manifests
-from mmvae_fast.onnx import verification
 from mmvae_fast.onnx.errors import ExportError
-from mmvae_fast.onnx.manifest import (
-    FUSION_PART,
-    IO,
-    Manifest,
-    ModalitySpec,
-    PartSpec,
-    TensorSpec,
-    decoder_part,
-    encoder_part,
-)
+from mmvae_fast.onnx.manifest import Manifest, PartSpec
+from mmvae_fast.onnx.parts import Taken
 from mmvae_fast.onnx.report import Report
+from mmvae_fast.onnx.seeded import seed_graph
+from mmvae_fast.onnx.systems import EXPORTABLE, take_any_apart
 
-if TYPE_CHECKING:
-    from mmvae_fast.models import MultimodalVAE
-
+Exportable = Any  # one of EXPORTABLE: a model, or a system
+LAYOUTS = ("bundle", "single")
 OPSETS = range(18, 24)  # below, Split breaks; above, no ONNX Runtime of the supported range runs them all
-IR_VERSION = 10  # the newest one that ONNX Runtime 1.18 reads
-MAX_INLINE_BYTES = int(1.8 * 2**30)  # a protobuf ends at 2 GiB; larger weights go to a file beside it
-_RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +43,8 @@ class ExportResult:
 
     @property
     def files(self) -> list[Path]:
+        if self.folder.suffix == ".onnx" and self.folder.is_file():  # layout "single"
+            return [self.folder]
         return [self.folder / name for name in (*self.manifest.files, manifests.FILE_NAME)]
 
     def __str__(self) -> str:
@@ -65,7 +54,16 @@ class ExportResult:
 
 
 def export_onnx(
-    model: MultimodalVAE, folder: str | Path, *, opset: int = 20, overwrite: bool = False, verify: bool = True
+    model: Exportable,
+    folder: str | Path,
+    *,
+    opset: int = 20,
+    overwrite: bool = False,
+    verify: bool = True,
+    layout: str = "bundle",
+    sampling: str = "eps",
+    preprocessing: Mapping[str, Mapping[str, Any]] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Export a trained model for serving with :class:`~mmvae_fast.onnx.Runtime` or any ONNX runtime.
 
@@ -74,11 +72,18 @@ def export_onnx(
     empty folder is filled, so it may be a mount point or where a process stands; an older bundle's is replaced.
 
     Args:
-        model: of ``mmvae_fast.models``, with one shared latent, the prior N(0, I) and a Gaussian posterior fused of
-            one expert a modality; others are refused.
+        model: of ``mmvae_fast.models``, or a FusionClassifier, GAN or CycleGAN of ``mmvae_fast.systems``; docs/onnx.md
+            says what a bundle serves of each.
         folder: where the bundle goes; new, empty, or with ``overwrite`` an older bundle.
         opset: ONNX operator set, 18 to 23.
         verify: compare with torch on every mask pattern before reporting success; see :func:`verify`.
+        layout: "bundle", or "single": everything in one file, ``folder`` being its path *.onnx, for runtimes that know
+            nothing of bundles; see :mod:`mmvae_fast.onnx.single`. The Runtime serves bundles.
+        sampling: "eps": noise is an input of the graphs, which the Runtime makes from a seed; "philox": a seed is, and
+            the graphs make the same noise, for runtimes that cannot.
+        preprocessing: by name of a modality of pictures, how they became its values: what its reader's ``config()``
+            says ("fit" and "background" of it), so that the Runtime takes files and pixels.
+        metadata: whatever JSON can hold, kept in the manifest.
 
     Raises:
         TypeError, ValueError: not a model, or an opset out of range.
@@ -93,20 +98,28 @@ def export_onnx(
         _lazy.require(module, extra=extra)
     if opset not in OPSETS:
         raise ValueError(f"opset is {opset!r}, expected {OPSETS.start} to {OPSETS.stop - 1}")
+    if sampling not in manifests.SAMPLINGS:
+        raise ValueError(f"sampling is {sampling!r}, expected one of {manifests.SAMPLINGS}")
     _check_model(model)
+    metadata, reading = _plain(metadata), _reading(model, preprocessing or {})
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout is {layout!r}, expected one of {LAYOUTS}")
+    if layout == "single":
+        options = (opset, sampling, reading, metadata)
+        return _export_single(cpu_copy(model), Path(folder), options, overwrite, verify, began)
     folder = Path(folder).resolve()  # through a link to a folder: the link stays, what it points to is replaced
     _files.recover_folder(folder)
     _check_target(folder, overwrite)
     twin = cpu_copy(model)
     fill = folder.is_dir() and not any(folder.iterdir())
     with _files.temporary_sibling(folder / "bundle" if fill else folder) as temp:
-        manifest = _write_bundle(twin, temp, opset)
+        manifest = _write_bundle(twin, temp, opset, sampling, reading, metadata)
         report = None
         if verify:
             report = verification.compare(temp, twin)
             report.raise_if_failed()
         if fill:
-            _fill(folder, temp)
+            _files.fill_folder(temp, folder, last=manifests.FILE_NAME)
         else:
             _check_target(folder, overwrite)  # somebody may have put something there meanwhile
             _files.replace_folder(temp, folder)
@@ -114,318 +127,131 @@ def export_onnx(
 
 
 def _check_model(model: Any) -> None:
-    from mmvae_fast.models import MultimodalVAE
-
-    if not isinstance(model, MultimodalVAE):
-        raise TypeError(f"model is a {type(model).__name__}, expected a model of mmvae_fast.models")
-    for name, modality in model.modalities.items():
-        if modality.autoregressive:
-            raise ExportError(
-                f"modality {name!r} is {type(modality).__name__}, whose decoder generates token by token; so far a "
-                "bundle holds decoders that give all of a sample at once, such as that of Text"
-            )
-    if what := _beyond_a_bundle(model):
-        raise ExportError(
-            f"{type(model).__name__} {what}; so far a bundle holds models with one shared latent, the prior N(0, I) "
-            "and a Gaussian posterior fused of one expert a modality"
+    if not isinstance(model, EXPORTABLE):
+        raise TypeError(
+            f"model is a {type(model).__name__}, expected a model of mmvae_fast.models, or of mmvae_fast.systems a "
+            "FusionClassifier, GAN or CycleGAN"
         )
 
 
-def _beyond_a_bundle(model: MultimodalVAE) -> str | None:
-    """What a model has that the three graphs and their runtime have no place for; None if nothing."""
-    from mmvae_fast.models import MixturePosterior, MultimodalVAE
-    from mmvae_fast.models.priors import StandardNormal
+def _reading(model: Exportable, preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of pictures, what of their readers' descriptions concerns a single one."""
+    reading = {}
+    for name, how in preprocessing.items():
+        if name not in model.modalities or model.modalities[name].kind != "image":
+            images = [n for n, m in model.modalities.items() if m.kind == "image"]
+            raise ValueError(f"preprocessing names {name!r}, expected some of the modalities of pictures {images}")
+        fit, background = how.get("fit", "stretch"), how.get("background", 1.0)
+        if fit not in _pictures.FITS or not isinstance(background, (int, float)) or not 0 <= background <= 1:
+            raise ValueError(
+                f"preprocessing of {name!r} is {dict(how)!r}, expected 'fit', one of {_pictures.FITS}, and "
+                "'background' from 0 to 1"
+            )
+        reading[name] = {"fit": fit, "background": float(background)}
+    return reading
 
-    if type(model).posterior is not MultimodalVAE.posterior:
-        return "needs more for its posterior than one expert a modality"
-    if any(size != model.latent_dim for size in model.network_dims.values()):
-        return "has latents of single modalities"
-    if not isinstance(model.prior, StandardNormal):
-        return f"has a {type(model.prior).__name__} prior"
-    nothing = [torch.zeros(1, model.latent_dim, dtype=model.dtype, device=model.device) for _ in model.modalities]
-    mask = torch.ones(1, len(nothing), dtype=torch.bool, device=model.device)
-    with torch.no_grad():
-        mixture = isinstance(model.fuse(nothing, [t.clone() for t in nothing], mask), MixturePosterior)
-    return "has a mixture for a posterior" if mixture else None
+
+def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(metadata or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata is {metadata!r}, expected a dict that JSON can hold ({error})") from None
 
 
-def cpu_copy(model: MultimodalVAE) -> MultimodalVAE:
+def cpu_copy(model: Exportable) -> Any:
     """The model as it is exported: a copy on the CPU, in float32 and evaluation mode."""
     return copy.deepcopy(model).cpu().float().eval()
 
 
-def decompositions() -> dict[Any, Callable]:
-    """Native op -> its plain-PyTorch twin, to export your own modules that call ``mmvae_fast.functional``.
-
-    ``torch.export.export(module, args).run_decompositions(decompositions())`` leaves standard operators only, which
-    ``torch.onnx.export`` then takes. Empty when the package was built without kernels: there is nothing to replace.
-    """
-    if not _ext.LOADED:
-        return {}
-    ops = torch.ops.mmvae_fast
-
-    def experts(tensors: Sequence[Tensor]) -> Sequence[Tensor] | Tensor:
-        return tensors[0] if len(tensors) == 1 and tensors[0].dim() == 3 else list(tensors)
-
-    families, places = _checks.LIKELIHOODS, reference.PRIOR_PLACES
-
-    def reparameterize(mu, logvar, seed, n_samples, family):
-        return reference.reparameterize(mu, logvar, n_samples, family=families[family], seed=seed)
-
-    def product_of_experts(mu, logvar, mask, prior, weights):
-        return reference.product_of_experts(experts(mu), experts(logvar), mask, prior=prior, weights=weights)
-
-    def poe_sample_kl(mu, logvar, mask, prior, n_samples, seed, expert_kl):
-        *sample, to_experts = reference.poe_sample_kl(
-            experts(mu), experts(logvar), mask, prior=prior, n_samples=n_samples, seed=seed, expert_kl=expert_kl
-        )
-        kl = sample[-1]
-        return *sample, kl.new_empty(0, kl.shape[0]) if to_experts is None else to_experts
-
-    def subset_posteriors(mu, logvar, mask, subsets, prior):
-        return tuple(
-            reference.subset_posteriors(experts(mu), experts(logvar), mask, subsets=subsets, prior=places[prior])
-        )
-
-    def mopoe_sample_kl(mu, logvar, mask, subsets, prior, seed):
-        return tuple(
-            reference.mopoe_sample_kl(
-                experts(mu), experts(logvar), mask, subsets=subsets, prior=places[prior], seed=seed
-            )
-        )
-
-    # The second output of the next two is for their backward alone: it stays unused in an exported graph.
-
-    def mixture_log_prob(z, mu, scale, mask, family):
-        log_prob = reference.mixture_log_prob(z, experts(mu), experts(scale), mask, family=families[family])
-        return log_prob, log_prob.new_empty(0)
-
-    def log_likelihood(x, params, scale, scale_value, family, event_dims, mask):
-        learned = scale_value if scale is None else scale
-        out = reference.log_likelihood(
-            x, params, family=families[family], scale=learned, event_dims=event_dims, mask=mask
-        )
-        return out, out.new_empty(0)
-
-    return {
-        ops.reparameterize.default: reparameterize,
-        ops.gaussian_kl.default: reference.gaussian_kl,
-        ops.laplace_kl.default: reference.laplace_kl,
-        ops.product_of_experts.default: product_of_experts,
-        ops.poe_sample_kl.default: poe_sample_kl,
-        ops.subset_posteriors.default: subset_posteriors,
-        ops.mopoe_sample_kl.default: mopoe_sample_kl,
-        ops.mixture_log_prob.default: mixture_log_prob,
-        ops.log_likelihood.default: log_likelihood,
-    }
-
-
-# --- the parts of a model ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A module to export, and what it is to take and give."""
-
-    module: nn.Module
-    io: IO
-
-
-class _Fusion(nn.Module):
-    """mu, logvar [B, M, D], mask [B, M], eps [K, B, D] -> z [K, B, D], mu, logvar [B, D], kl [B]."""
-
-    def __init__(self, model: MultimodalVAE):
-        super().__init__()
-        self.model = model
-
-    def forward(self, mu: Tensor, logvar: Tensor, mask: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
-        q = self.model.fuse(list(mu.unbind(1)), list(logvar.unbind(1)), mask)
-        z = q.mu + torch.exp(0.5 * q.logvar) * eps
-        return z, q.mu, q.logvar, reference.gaussian_kl(q.mu, q.logvar)
-
-
-class _Decoder(nn.Module):
-    """z [N, D] -> the likelihood's parameters, and the prediction in data space."""
-
-    def __init__(self, decoder: nn.Module, predict: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.decoder, self.predict = decoder, predict
-
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        params = self.decoder(z)
-        return params, self.predict(params) + 0  # a node of its own, even where the prediction is the parameters
-
-
-def _parts(model: MultimodalVAE, modalities: Sequence[ModalitySpec]) -> dict[str, _Part]:
-    modules: dict[str, nn.Module] = {FUSION_PART: _Fusion(model)}
-    for name, modality in model.modalities.items():
-        modules[encoder_part(name)] = model.encoders[name]
-        modules[decoder_part(name)] = _Decoder(model.decoders[name], modality.predict)
-    io = manifests.expected_io(model.latent_dim, modalities)
-    return {name: _Part(module, io[name]) for name, module in modules.items()}
-
-
-# --- from a part to a file --------------------------------------------------------------------------------------------
-
-_EXAMPLE_SIZES = {"batch": 3, "samples": 2}  # not 1: a traced size of 1 could be taken for a constant
-
-
-def _program(name: str, part: _Part, opset: int) -> Any:
-    """The part as an ``onnx_ir.Model``."""
-    dims = {d: torch.export.Dim(d) for d in _EXAMPLE_SIZES}
-    examples, dynamic = [], []
-    for tensor in part.io.inputs:
-        size = [_EXAMPLE_SIZES[n] if isinstance(n, str) else n for n in tensor.shape]
-        examples.append(torch.zeros(size, dtype=getattr(torch, tensor.dtype)))
-        dynamic.append({i: dims[n] for i, n in enumerate(tensor.shape) if isinstance(n, str)})
-    try:
-        with torch.no_grad(), _quiet():
-            program = torch.export.export(part.module, tuple(examples), dynamic_shapes=tuple(dynamic))
-            native = decompositions()
-            if _calls(program, native):  # decomposing takes as long as tracing, and most parts need none
-                program = program.run_decompositions(native)
-            exported = torch.onnx.export(
-                program,
-                input_names=[tensor.name for tensor in part.io.inputs],
-                output_names=[tensor.name for tensor in part.io.outputs],
-                dynamic_shapes=tuple(dynamic),  # once more, or the names of the dimensions are lost
-                opset_version=opset,
-                verbose=False,
-            )
-    except Exception as error:  # dozens of private classes, with pages of advice on torch's own flags
-        raise ExportError(f"{name}: cannot be exported to ONNX: {error}") from error
-    assert exported is not None  # it is only when writing to a file
-    return exported.model
-
-
-def _calls(program: torch.export.ExportedProgram, targets: Mapping[Any, Any]) -> bool:
-    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
-    return any(node.target in targets for graph in graphs for node in graph.nodes)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporting talks about optional packages and deprecations inside torch; none of it is for the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _clean(name: str, program: Any) -> None:
-    """Make a graph fit for shipping, in place."""
-    program.ir_version = IR_VERSION
-    program.producer_name, program.producer_version = "mmvae_fast", __version__
-    program.doc_string = program.graph.doc_string = None
-    program.metadata_props.clear()
-    program.graph.metadata_props.clear()
-    for node in program.graph.all_nodes():  # those in the bodies of If and Loop too
-        node.metadata_props.clear()  # stack traces with absolute paths of the machine that exported
-        node.doc_string = None
-        for value in node.outputs:
-            value.metadata_props.clear()
-        if node.op_type in _RANDOM_OPS:
-            raise ExportError(
-                f"{name}: uses {node.op_type}, which ignores torch's seeds in ONNX; keep random numbers out of "
-                "encoders and decoders (for Dropout, see that the module honours eval())"
-            )
-        if node.op_type.startswith("Reduce"):
-            _positive_axes(node)
-    for value in (*program.graph.inputs, *program.graph.initializers.values()):
-        value.metadata_props.clear()
-
-
-def _positive_axes(node: Any) -> None:
-    """Negative axes of a reduction of an empty batch give ONNX Runtime a wrong shape (seen in 1.31)."""
-    import onnx_ir as ir
-
-    if len(node.inputs) < 2 or node.inputs[1] is None or node.inputs[0].shape is None:
-        return
-    axes = ir.convenience.get_const_tensor(node.inputs[1])
-    if axes is None:
-        return
-    given, rank = axes.numpy().reshape(-1), len(node.inputs[0].shape)
-    if (given >= 0).all():
-        return
-    positive = [int(a) % rank for a in given]
-    value = ir.Value(name=f"{node.outputs[0].name}_axes", const_value=ir.tensor(positive, dtype=ir.DataType.INT64))
-    value.shape, value.dtype = ir.Shape([len(positive)]), ir.DataType.INT64
-    node.graph.register_initializer(value)
-    node.replace_input_with(1, value)
-
-
-def _file(part: str) -> str:
-    return f"{part}.onnx"  # models allow letters, digits, "_" and "-" in the names of modalities
-
-
-def _save(program: Any, folder: Path, part: str) -> str:
-    """Write the file (and its weights beside it when they are huge), and return its name."""
-    import onnx_ir as ir
-
-    file = _file(part)
-    weights = sum(v.const_value.nbytes for v in program.graph.initializers.values())
-    if weights >= MAX_INLINE_BYTES:
-        ir.save(program, folder / file, external_data=f"{file}.data")
-        return file
-    proto = ir.to_proto(program)
-    # shapes of weights stand in the weights; repeated here they break onnxruntime's quantization
-    keep = [v for v in proto.graph.value_info if v.name not in program.graph.initializers]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(keep)
-    (folder / file).write_bytes(proto.SerializeToString())
-    return file
-
-
-def _write_bundle(model: MultimodalVAE, folder: Path, opset: int) -> Manifest:
-    modalities = tuple(_modality_spec(name, m) for name, m in model.modalities.items())
+def _write_bundle(
+    model: Exportable,
+    folder: Path,
+    opset: int,
+    sampling: str,
+    reading: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+) -> Manifest:
+    taken = take_any_apart(model)
+    expected = replace(taken.interface, sampling=sampling).io()
     programs, parts = {}, {}
-    for name, part in _parts(model, modalities).items():
-        programs[name] = program = _program(name, part, opset)
-        _clean(name, program)
-        parts[name] = PartSpec(_file(name), _specs(program.graph.inputs), _specs(program.graph.outputs))
-        if wrong := manifests.mismatch(parts[name].io, part.io):  # a custom network may return anything
+    for name, part in taken.parts.items():
+        programs[name] = program = graphs.program(name, part, opset)
+        if part.noise and sampling == "philox":
+            seed_graph(program, part.noise)
+        graphs.clean(name, program)
+        inputs, outputs = graphs.specs(program.graph.inputs), graphs.specs(program.graph.outputs)
+        parts[name] = PartSpec(graphs.file_name(name), inputs, outputs, part.noise)
+        if wrong := manifests.mismatch(parts[name].io, expected[name]):  # a custom network may return anything
             raise ExportError(f"{name}: {wrong}")
-    manifest = Manifest(
-        model=type(model).__name__,
-        latent_dim=model.latent_dim,
-        modalities=modalities,
-        parts=parts,
-        opset=opset,
-        ir_version=IR_VERSION,
-        versions=_versions(),
-    )
+    manifest = _manifest(model, taken, parts, opset, metadata, sampling, reading)
     for name, program in programs.items():
         program.metadata_props[manifests.METADATA_KEY] = manifest.dumps(indent=None)
-        _save(program, folder, name)
+        graphs.save(program, folder, name)
+    for spec in manifest.modalities:
+        if spec.tokens is not None:
+            text: Any = model.modalities[spec.name]
+            (folder / spec.tokens.file).write_text(text.tokenizer.to_str(), encoding="utf-8")
     manifest = manifests.with_hashes(manifest, folder, [f.name for f in folder.iterdir()])
     manifests.write(manifest, folder)
     return manifest
 
 
-def _specs(values: Sequence[Any]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(v.name, str(v.dtype.numpy()), tuple(d if isinstance(d, int) else d.value for d in v.shape))
-        for v in values
-    )
+def _export_single(
+    model: Exportable, path: Path, options: tuple[Any, ...], overwrite: bool, verify: bool, began: float
+) -> ExportResult:
+    """One file, in place at the end or not at all."""
+    opset, sampling, reading, metadata = options
+    if path.suffix != ".onnx":
+        raise ValueError(f"layout 'single': the path is {path}, expected a file *.onnx")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise FileExistsError(f"{path} already exists; pass overwrite=True to replace the file, or choose another path")
+    taken = take_any_apart(model)
+    part = single.whole(taken)
+    program = graphs.program(single.MODEL_PART, part, opset)
+    if sampling == "philox":
+        seed_graph(program, part.noise)
+    graphs.clean(single.MODEL_PART, program)
+    found = PartSpec(path.name, graphs.specs(program.graph.inputs), graphs.specs(program.graph.outputs), part.noise)
+    manifest = _manifest(model, taken, {single.MODEL_PART: found}, opset, metadata, sampling, reading)
+    program.metadata_props[manifests.METADATA_KEY] = manifest.dumps(indent=None)
+    report = None
+    with _files.temporary_sibling(path) as temp:
+        file = temp / graphs.save(program, temp, single.MODEL_PART)
+        if len(list(temp.iterdir())) > 1:
+            raise ExportError(f"{path}: more than {graphs.MAX_INLINE_BYTES} bytes do not fit one file; export a bundle")
+        if verify:
+            report = verification.compare_single(file, model, sampling)
+            report.raise_if_failed()
+        os.replace(file, path)
+    return ExportResult(path, manifest, report, time.perf_counter() - began)
 
 
-def _modality_spec(name: str, modality: Any) -> ModalitySpec:
-    return ModalitySpec(
-        name=name,
-        kind=modality.kind,
-        shape=tuple(modality.shape),
-        param_shape=tuple(modality.param_shape),
-        dtype=str(modality.dtype).removeprefix("torch."),
-        likelihood=modality.likelihood,
-        scale=float(modality.scale),
-        vocabulary_size=getattr(modality, "vocabulary_size", None),
-        vocabulary=getattr(modality, "words", None),
-        gaps=getattr(modality, "missing", False),
+def _manifest(
+    model: Exportable,
+    taken: Taken,
+    parts: Mapping[str, PartSpec],
+    opset: int,
+    metadata: Mapping[str, Any],
+    sampling: str,
+    reading: Mapping[str, Any],
+) -> Manifest:
+    return Manifest(
+        model=type(model).__name__,
+        latent_dim=taken.interface.latent_dim,
+        modalities=tuple(replace(m, preprocessing=reading.get(m.name)) for m in taken.interface.modalities),
+        parts=parts,
+        opset=opset,
+        ir_version=graphs.IR_VERSION,
+        versions=_versions(),
+        posterior=taken.posterior,
+        prior=taken.interface.prior,
+        system=taken.interface.system,
+        sampling=sampling,
+        condition_dim=taken.interface.condition_dim,
+        classes=taken.classes or None,
+        context_dim=taken.interface.context_dim,
+        notes=taken.notes,
+        metadata=metadata,
     )
 
 
@@ -447,18 +273,3 @@ def _check_target(folder: Path, overwrite: bool) -> None:
         if os.path.ismount(folder):
             raise FileExistsError(f"{folder} is a mount point, which cannot be replaced; choose a folder inside it")
     _files.check_replaceable(folder, manifests.is_bundle, "a folder with nothing but a bundle of mmvae_fast")
-
-
-def _fill(folder: Path, temp: Path) -> None:
-    """Move the files from ``temp``, a folder inside ``folder``, up into it; the manifest, which speaks of all, last."""
-    strangers = sorted(path.name for path in folder.iterdir() if path.name != temp.name)
-    if strangers:
-        raise FileExistsError(f"{folder} was empty and now holds {strangers}, so the bundle is not put there")
-    files = sorted(temp.iterdir(), key=lambda path: path.name == manifests.FILE_NAME)
-    try:
-        for file in files:
-            os.rename(file, folder / file.name)
-    except BaseException:
-        for file in files:
-            (folder / file.name).unlink(missing_ok=True)
-        raise

@@ -151,21 +151,62 @@ def _mask_columns(specs: Mapping[str, ModalitySpec], mask: Any) -> dict[str, tup
     return {name: ("mask", matrix[:, m]) for m, name in enumerate(specs)}
 
 
-def latents(z: Any, latent_dim: int) -> np.ndarray:
+def experts(
+    mu: Any, logvar: Any, mask: Any, shape: tuple[int, int]
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Experts [B, M, E] and which of them are observed, bool [B, M]."""
+    found = floats("mu", mu), floats("logvar", logvar)
+    observed = _flags("mask", mask)
+    for what, value in zip(("mu", "logvar"), found, strict=True):
+        if value.ndim != 3 or value.shape != (*observed.shape, shape[1]) or value.shape[1] != shape[0]:
+            raise BadShape(
+                f"{what} has shape {_dims(value.shape)}, expected {_dims(('B', *shape))} and mask its [B, M]"
+            )
+        if not np.isfinite(value[observed]).all():
+            raise NonFinite(f"{what} holds NaN or infinity in an observed expert, expected finite values")
+    return (found[0], found[1]), observed
+
+
+def latents(z: Any, *dims: int) -> np.ndarray:
+    """Latents [..., D], D one of ``dims``."""
     found = floats("z", z)
-    if found.ndim < 1 or found.shape[-1] != latent_dim:
-        raise BadShape(f"z has shape {_dims(found.shape)}, expected {_dims(('...', latent_dim))}")
+    if found.ndim < 1 or found.shape[-1] not in dims:
+        expected = " or ".join(_dims(("...", dim)) for dim in dict.fromkeys(dims))
+        raise BadShape(f"z has shape {_dims(found.shape)}, expected {expected}")
     if not np.isfinite(found).all():
         raise NonFinite("z holds NaN or infinity, expected finite values")
     return found
 
 
+def labels(value: Any, n: int, classes: int) -> np.ndarray:
+    """Labels of a condition, int64 [n]."""
+    found = tokens("condition", value)
+    if found.shape != (n,):
+        raise BadShape(f"condition has shape {_dims(found.shape)}, expected labels [{n}]")
+    if found.size and not (found.min() >= 0 and found.max() < classes):
+        raise BadValue(f"condition holds labels {found.min()} to {found.max()}, expected 0 to {classes - 1}")
+    return found
+
+
+def embeddings(value: Any, n: int, dim: int) -> np.ndarray:
+    """Embeddings of a condition, float32 [n, C]."""
+    found = floats("condition", value)
+    if found.shape != (n, dim):
+        raise BadShape(f"condition has shape {_dims(found.shape)}, expected {_dims((n, dim))}")
+    if not np.isfinite(found).all():
+        raise NonFinite("condition holds NaN or infinity, expected finite values")
+    return found
+
+
 def targets(specs: Mapping[str, ModalitySpec], to: str | Sequence[str] | None) -> list[str]:
-    """Names to decode to; None is all of them."""
+    """Names to decode to; None is all that are decoded."""
     if to is not None and not isinstance(to, (str, list, tuple, set)):
         raise BadDtype(f"to is a {type(to).__name__}, expected names of modalities")
-    names = list(specs) if to is None else [to] if isinstance(to, str) else list(to)
+    decodable = [name for name, spec in specs.items() if spec.decodable]
+    names = decodable if to is None else [to] if isinstance(to, str) else list(to)
     for name in names:
         if name not in specs:
-            raise UnknownModality("to: " + unknown("modality", name, specs))
+            raise UnknownModality("to: " + unknown("modality", name, decodable))
+        if name not in decodable:
+            raise UnknownModality(f"to names {name!r}, which the model is only given, expected some of {decodable}")
     return names

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmvae_fast._pictures import FITS
 from mmvae_fast.onnx import noise
 from mmvae_fast.onnx.errors import BundleError
 
 FORMAT = "mmvae_fast.onnx"
-SCHEMA = 1
+SCHEMA = 2  # 1 knew one shared Gaussian latent and its noise only
 FILE_NAME = "manifest.json"
 METADATA_KEY = "mmvae_fast"
 _MAX_BYTES = 256 * 2**20  # of manifest.json: far above any vocabulary
@@ -40,16 +41,45 @@ class IO(NamedTuple):
 
 
 @dataclass(frozen=True)
+class NoiseSpec:
+    """An input that holds noise: how the Runtime makes it from a seed, the same that the model draws.
+
+    ``kind`` is "normal" or "laplace" (scale 1), "uniform" (which component a sample is drawn of) or
+    "uniform_of_samples" (the same, its counter's dimension being the sample); see :mod:`mmvae_fast.onnx.noise`. The
+    seed is the caller's plus ``branch`` odd strides, so that draws are independent.
+    """
+
+    name: str
+    kind: str
+    branch: int = 0
+
+
+@dataclass(frozen=True)
 class PartSpec:
     """One .onnx file of the bundle."""
 
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    noise: tuple[NoiseSpec, ...] = ()  # of the inputs, those that hold noise
 
     @property
     def io(self) -> IO:
         return IO(self.inputs, self.outputs)
+
+
+@dataclass(frozen=True)
+class LanguageSpec:
+    """What a text that is generated token by token needs: the tokenizer's file, and the ids it leaves to us."""
+
+    file: str
+    pad: int
+    begin: int
+    end: int
+    offset: int
+    """Added to the tokenizer's ids."""
+    cache: tuple[int, ...]
+    """[2 * layers, heads, width of a head] of the keys and values remembered; empty for what is never generated."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +96,15 @@ class ModalitySpec:
     vocabulary_size: int | None = None
     vocabulary: tuple[str, ...] | None = None
     gaps: bool = False  # NaN in an observed row is a missing entry
+    expert_dim: int | None = None  # of what its encoder gives, private latent included; None: the bundle's latent_dim
+    code_dim: int | None = None  # of what its decoder takes; None: the bundle's latent_dim
+    decodable: bool = True  # False for what a model is only ever given
+    features: bool = False  # a second encoder, for rows in which everything is observed
+    own_code: bool = False  # the fusion says what its decoder takes: the latent alone does not
+    lifted: bool = False  # a network of its own leads from the latent to what its decoder takes
+    tokens: LanguageSpec | None = None
+    preprocessing: Mapping[str, Any] | None = None
+    """Of pictures: "fit" and "background", as :class:`mmvae_fast.data.ImageReader` has them."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +112,30 @@ class Manifest:
     """The whole of ``manifest.json``; ``files`` maps every other file of the bundle to its SHA-256 (hexadecimal)."""
 
     model: str
+    """Name of the class."""
     latent_dim: int
     modalities: tuple[ModalitySpec, ...]
     parts: Mapping[str, PartSpec]
     opset: int
     ir_version: int
     versions: Mapping[str, str]
+    system: str = "model"
+    """"model", "classifier" (one around a model), "gan" or "cyclegan"."""
+    posterior: str = "gaussian"
+    """"gaussian", "mixture" or "flow"."""
+    prior: str = "standard normal"
+    """"standard normal", "none", or the name of the class whose draws the part ``prior`` makes."""
+    sampling: str = "eps"
+    """"eps": noise is an input; "philox": a seed is."""
+    context_dim: int = 0
+    """Of what decoders see of a condition, beside the latent."""
+    condition_dim: int = 0
+    """Of a GAN's condition that is no class."""
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    """Where the bundle serves something else than the model, in words."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever the exporter was told to keep."""
     noise: Mapping[str, Any] = field(default_factory=lambda: dict(noise.SPEC))
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -115,6 +172,15 @@ class Manifest:
             opset=reader.positive(top, "opset"),
             ir_version=reader.positive(top, "ir_version"),
             versions=reader.get(top, "versions", dict),
+            system=reader.one_of(top, "system", SYSTEMS),
+            condition_dim=reader.count(top, "condition_dim"),
+            posterior=reader.one_of(top, "posterior", POSTERIORS),
+            prior=reader.get(top, "prior", str),
+            sampling=reader.one_of(top, "sampling", SAMPLINGS),
+            context_dim=reader.count(top, "context_dim"),
+            classes=reader.words(top, "classes"),
+            notes=reader.words(top, "notes") or (),
+            metadata=reader.get(top, "metadata", dict),
             noise=reader.get(top, "noise", dict),
             files=reader.get(top, "files", dict),
         )
@@ -130,35 +196,176 @@ def decoder_part(modality: str) -> str:
     return f"decoder_{modality}"
 
 
-FUSION_PART = "fusion"
+def features_part(modality: str) -> str:
+    return f"features_{modality}"
 
 
-def expected_io(latent_dim: int, modalities: Sequence[ModalitySpec]) -> dict[str, IO]:
-    """For every part of a bundle, what it takes and gives: all that exporter, manifest and Runtime agree on."""
+def lift_part(modality: str) -> str:
+    return f"lift_{modality}"
 
-    def real(name: str, *shape: int | str) -> TensorSpec:
-        return TensorSpec(name, "float32", shape)
 
-    experts = ("batch", len(modalities), latent_dim)
-    joint = ("batch", latent_dim)
-    parts = {
-        FUSION_PART: IO(
-            (
-                real("mu", *experts),
-                real("logvar", *experts),
-                TensorSpec("mask", "bool", experts[:2]),
-                real("eps", "samples", *joint),
-            ),
-            (real("z", "samples", *joint), real("joint_mu", *joint), real("joint_logvar", *joint), real("kl", "batch")),
-        )
-    }
-    for m in modalities:
+def begin_part(modality: str) -> str:
+    return f"{decoder_part(modality)}_begin"
+
+
+def step_part(modality: str) -> str:
+    return f"{decoder_part(modality)}_step"
+
+
+def code_output(modality: str) -> str:
+    return f"code_{modality}"
+
+
+def private_noise(modality: str) -> str:
+    return f"eps_{modality}"
+
+
+def translator_part(modality: str) -> str:
+    return f"translator_to_{modality}"
+
+
+MODEL_SYSTEM, CLASSIFIER_SYSTEM, GAN_SYSTEM, CYCLEGAN_SYSTEM = "model", "classifier", "gan", "cyclegan"
+SYSTEMS = (MODEL_SYSTEM, CLASSIFIER_SYSTEM, GAN_SYSTEM, CYCLEGAN_SYSTEM)
+GENERATOR_PART = "generator"
+FUSION_PART, PRIOR_PART, CLASSIFIER_PART = "fusion", "prior", "classifier"
+POSTERIORS = ("gaussian", "mixture", "flow")
+NO_PRIOR, STANDARD_NORMAL = "none", "standard normal"
+SAMPLINGS = ("eps", "philox")
+SEEDED_INPUTS = (
+    TensorSpec("seed", "int64", ()),
+    TensorSpec("count", "int64", ()),
+    TensorSpec("noise_scale", "float32", ()),
+)
+"""What a graph with its own noise takes: a seed, the number of samples (of the prior: rows), and 1 or, for none, 0."""
+NOISE_KINDS = ("normal", "laplace", "uniform", "uniform_of_samples")
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What decides which parts a bundle has, and what each takes and gives."""
+
+    latent_dim: int
+    modalities: Sequence[ModalitySpec]
+    prior: str = STANDARD_NORMAL
+    context_dim: int = 0
+    classes: int = 0
+    fusion_noise: Sequence[NoiseSpec] = (NoiseSpec("eps", "normal"),)
+    prior_noise: Sequence[NoiseSpec] = ()
+    sampling: str = "eps"
+    system: str = MODEL_SYSTEM
+    condition_dim: int = 0
+
+    @property
+    def widest(self) -> int:
+        """What experts are padded to, to be one array."""
+        return max(m.expert_dim or self.latent_dim for m in self.modalities)
+
+    def io(self) -> dict[str, IO]:
+        if self.system == GAN_SYSTEM:
+            return {GENERATOR_PART: self._generator()}
+        if self.system == CYCLEGAN_SYSTEM:
+            pairs = zip(self.modalities, reversed(self.modalities), strict=True)
+            return {
+                translator_part(to.name): IO((_data("x", source),), (_data("prediction", to),)) for to, source in pairs
+            }
+        parts: dict[str, IO] = {}
+        for m in self.modalities:
+            parts |= self._of_modality(m)
+        experts = ("batch", len(self.modalities), self.widest)
+        joint = ("batch", self.latent_dim)
+        given = [_real("mu", *experts), _real("logvar", *experts), TensorSpec("mask", "bool", experts[:2])]
+        if self.classes:
+            parts[CLASSIFIER_PART] = IO(tuple(given), (_real("probabilities", "batch", self.classes),))
+        if any(m.features for m in self.modalities):
+            features = ("batch", len(self.modalities), self.latent_dim)
+            given += [_real("features_mu", *features), _real("features_logvar", *features)]
+        seeded = list(SEEDED_INPUTS) if self.sampling == "philox" else None
+        given += seeded or [self._noise(n, sampled=True) for n in self.fusion_noise]
+        codes = [_real(code_output(m.name), "batch", m.code_dim or self.latent_dim) for m in self._own()]
+        found = [_real("z", "samples", *joint), *(_real(n, *joint) for n in ("joint_mu", "joint_logvar"))]
+        found += [_real("kl", "batch"), _real("point", *joint), *codes]
+        if self.context_dim:
+            found += [_real("context", "batch", self.context_dim)]
+            found += [_real(name, *joint) for name in ("prior_mu", "prior_logvar")]
+        parts[FUSION_PART] = IO(tuple(given), tuple(found))
+        if self.prior_noise:
+            drawn = seeded or [self._noise(n, sampled=False) for n in self.prior_noise]
+            parts[PRIOR_PART] = IO(tuple(drawn), (_real("z", *joint), *codes))
+        return parts
+
+    def _generator(self) -> IO:
+        label = [TensorSpec("label", "int64", ("batch",))] if self.classes else []
+        condition = [_real("condition", "batch", self.condition_dim)] if self.condition_dim else []
+        noise = SEEDED_INPUTS if self.sampling == "philox" else (_real("eps", "batch", self.latent_dim),)
+        return IO((*label, *condition, *noise), (_data("prediction", self.modalities[0]),))
+
+    def _of_modality(self, m: ModalitySpec) -> dict[str, IO]:
         x: tuple[int | str, ...] = ("batch", *m.shape)
-        parts[encoder_part(m.name)] = IO((TensorSpec("x", m.dtype, x),), (real("mu", *joint), real("logvar", *joint)))
-        parts[decoder_part(m.name)] = IO(
-            (real("z", *joint),), (real("params", "batch", *m.param_shape), TensorSpec("prediction", m.dtype, x))
-        )
-    return parts
+        code = _real("z", "batch", m.code_dim or self.latent_dim)
+        expert = ("batch", m.expert_dim or self.latent_dim)
+        parts = {
+            encoder_part(m.name): IO((TensorSpec("x", m.dtype, x),), (_real("mu", *expert), _real("logvar", *expert)))
+        }
+        if m.features:
+            joint = ("batch", self.latent_dim)
+            parts[features_part(m.name)] = IO(
+                (TensorSpec("x", m.dtype, x),), (_real("mu", *joint), _real("logvar", *joint))
+            )
+        if m.lifted:
+            latent = _real("z", "batch", self.latent_dim)
+            parts[lift_part(m.name)] = IO((latent,), (_real("code", "batch", m.code_dim or self.latent_dim),))
+        if m.tokens is not None and m.decodable:
+            pairs, heads, width = m.tokens.cache
+            past, longer = (
+                _real(n, pairs, "batch", heads, t, width) for n, t in (("past", "past"), ("present", "seen"))
+            )
+            parts[begin_part(m.name)] = IO((code,), (_real("present", pairs, "batch", heads, 1, width),))
+            tokens = (TensorSpec("last", "int64", ("batch",)), TensorSpec("t", "int64", ()))
+            logits = _real("logits", "batch", m.vocabulary_size or 0)
+            parts[step_part(m.name)] = IO((code, *tokens, past), (logits, longer))
+        elif m.decodable:
+            outputs = (_real("params", "batch", *m.param_shape), TensorSpec("prediction", m.dtype, x))
+            parts[decoder_part(m.name)] = IO((code,), outputs)
+        return parts
+
+    def _own(self) -> list[ModalitySpec]:
+        return [m for m in self.modalities if m.own_code and m.decodable]
+
+    def _noise(self, noise: NoiseSpec, *, sampled: bool) -> TensorSpec:
+        """Of z every sample has its own; of a private latent every row."""
+        private = {private_noise(m.name): (m.code_dim or 0) - self.latent_dim for m in self.modalities}
+        if noise.name in private:
+            return _real(noise.name, "batch", private[noise.name])
+        leading = ("samples", "batch") if sampled else ("batch",)
+        return _real(noise.name, *leading, *(() if noise.kind.startswith("uniform") else (self.latent_dim,)))
+
+
+def _data(name: str, m: ModalitySpec) -> TensorSpec:
+    return TensorSpec(name, m.dtype, ("batch", *m.shape))
+
+
+def _real(name: str, *shape: int | str) -> TensorSpec:
+    return TensorSpec(name, "float32", shape)
+
+
+def interface(manifest: Manifest) -> Interface:
+    """Of a manifest, whose parts name their noise themselves."""
+    parts = manifest.parts
+    fusion, prior = (parts[p].noise if p in parts else () for p in (FUSION_PART, PRIOR_PART))
+    if manifest.system == GAN_SYSTEM and GENERATOR_PART in parts:
+        prior = parts[GENERATOR_PART].noise
+    return Interface(
+        manifest.latent_dim,
+        manifest.modalities,
+        manifest.prior,
+        manifest.context_dim,
+        len(manifest.classes or ()),
+        fusion,
+        prior,
+        manifest.sampling,
+        manifest.system,
+        manifest.condition_dim,
+    )
 
 
 def mismatch(found: IO, expected: IO) -> str | None:
@@ -197,6 +404,37 @@ class _Reader:
             raise self.fail(f"{key!r} is {found}, expected 1 or more")
         return found
 
+    def count(self, value: Any, key: str) -> int:
+        found = self.get(value, key, int)
+        if found < 0:
+            raise self.fail(f"{key!r} is {found}, expected 0 or more")
+        return found
+
+    def real(self, value: Any, key: str) -> float:
+        found = self.get(value, key, (int, float))
+        try:
+            return float(found)
+        except OverflowError:  # of an integer with hundreds of digits
+            raise self.fail(f"{key!r} is {_short(found)}, expected a number that float64 holds") from None
+
+    def one_of(self, value: Any, key: str, allowed: Sequence[str]) -> str:
+        found = self.get(value, key, str)
+        if found not in allowed:
+            raise self.fail(f"{key!r} is {_short(found)}, expected one of {', '.join(map(repr, allowed))}")
+        return found
+
+    def flag(self, value: Any, key: str) -> bool:
+        found = value.get(key, False)
+        if not isinstance(found, bool):
+            raise self.fail(f"{key!r} is {_short(found)}, expected true or false")
+        return found
+
+    def words(self, value: Any, key: str) -> tuple[str, ...] | None:
+        found = value.get(key)
+        if found is not None and not (isinstance(found, list) and all(isinstance(w, str) for w in found)):
+            raise self.fail(f"{key!r} is {_short(found)}, expected a list of strings or null")
+        return None if found is None else tuple(found)
+
     def sizes(self, value: Any, key: str) -> tuple[int, ...]:
         found = self.get(value, key, list)
         if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in found):
@@ -204,13 +442,11 @@ class _Reader:
         return tuple(found)
 
     def modality(self, value: Any) -> ModalitySpec:
-        words = self.mapping(value, "a modality").get("vocabulary")
-        if words is not None and not (isinstance(words, list) and all(isinstance(w, str) for w in words)):
-            raise self.fail(f"'vocabulary' is {_short(words)}, expected a list of strings or null")
-        size = value.get("vocabulary_size")
-        gaps = value.get("gaps", False)  # older bundles say nothing
-        if not isinstance(gaps, bool):
-            raise self.fail(f"'gaps' is {_short(gaps)}, expected true or false")
+        words = self.words(self.mapping(value, "a modality"), "vocabulary")
+        size, expert, code = (
+            None if value.get(key) is None else self.positive(value, key)
+            for key in ("vocabulary_size", "expert_dim", "code_dim")
+        )
         return ModalitySpec(
             name=self.get(value, "name", str),
             kind=self.get(value, "kind", str),
@@ -218,10 +454,37 @@ class _Reader:
             param_shape=self.sizes(value, "param_shape"),
             dtype=self.get(value, "dtype", str),
             likelihood=self.get(value, "likelihood", str),
-            scale=float(self.get(value, "scale", (int, float))),
-            vocabulary_size=None if size is None else self.positive(value, "vocabulary_size"),
-            vocabulary=None if words is None else tuple(words),
-            gaps=gaps,
+            scale=self.real(value, "scale"),
+            vocabulary_size=size,
+            vocabulary=words,
+            gaps=self.flag(value, "gaps"),
+            expert_dim=expert,
+            code_dim=code,
+            decodable=value.get("decodable") is None or self.flag(value, "decodable"),
+            features=self.flag(value, "features"),
+            own_code=self.flag(value, "own_code"),
+            lifted=self.flag(value, "lifted"),
+            preprocessing=None if value.get("preprocessing") is None else self.preprocessing(value["preprocessing"]),
+            tokens=None if value.get("tokens") is None else self.language(value["tokens"]),
+        )
+
+    def preprocessing(self, value: Any) -> dict[str, Any]:
+        background = float(self.get(value, "background", (int, float)))
+        if not 0 <= background <= 1:
+            raise self.fail(f"'background' is {background}, expected 0 to 1")
+        return {"fit": self.one_of(value, "fit", FITS), "background": background}
+
+    def language(self, value: Any) -> LanguageSpec:
+        pad, begin, end, offset = (self.count(value, key) for key in ("pad", "begin", "end", "offset"))
+        cache = self.sizes(value, "cache")
+        if len(cache) not in (0, 3):
+            raise self.fail(f"'cache' is {list(cache)}, expected three sizes, or none")
+        return LanguageSpec(self.file_name(self.get(value, "file", str)), pad, begin, end, offset, cache)
+
+    def noises(self, value: Any) -> tuple[NoiseSpec, ...]:
+        return tuple(
+            NoiseSpec(self.get(n, "name", str), self.one_of(n, "kind", NOISE_KINDS), self.count(n, "branch"))
+            for n in self.get(value, "noise", list)
         )
 
     def tensors(self, value: Any, key: str) -> tuple[TensorSpec, ...]:
@@ -236,7 +499,7 @@ class _Reader:
     def part(self, name: str, value: Any) -> PartSpec:
         self.mapping(value, f"part {name!r}")
         file = self.file_name(self.get(value, "file", str))
-        return PartSpec(file, self.tensors(value, "inputs"), self.tensors(value, "outputs"))
+        return PartSpec(file, self.tensors(value, "inputs"), self.tensors(value, "outputs"), self.noises(value))
 
     def file_name(self, name: str) -> str:
         """A bundle is flat: a name with a separator, a drive or dots could only point out of it."""
@@ -262,6 +525,10 @@ class _Reader:
                     f"modality {m.name!r} has 'param_shape' {list(m.param_shape)}, expected 'shape' and then "
                     f"'vocabulary_size': {[*m.shape, m.vocabulary_size]}"
                 )
+            if m.tokens is not None and m.tokens.file not in manifest.files:
+                raise self.fail(f"'files' has no SHA-256 for {m.tokens.file!r}, the tokenizer of modality {m.name!r}")
+            if m.tokens is not None and m.decodable and not m.tokens.cache:
+                raise self.fail(f"modality {m.name!r} is generated, but its 'cache' is empty, expected three sizes")
             if m.vocabulary is not None and len(m.shape) != 1:
                 raise self.fail(f"modality {m.name!r} of words has shape {list(m.shape)}, expected [length]")
             if m.vocabulary is not None and len(m.vocabulary) != m.vocabulary_size:
@@ -270,7 +537,13 @@ class _Reader:
                 )
         if manifest.noise != noise.SPEC:
             raise self.fail(f"'noise' is {_short(manifest.noise)}, expected the one this version makes: {noise.SPEC}")
-        expected = expected_io(manifest.latent_dim, manifest.modalities)
+        if manifest.system in (GAN_SYSTEM, CYCLEGAN_SYSTEM):
+            count = 1 if manifest.system == GAN_SYSTEM else 2
+            if len(manifest.modalities) != count:
+                raise self.fail(
+                    f"'modalities' holds {len(manifest.modalities)}, expected {count} of a {manifest.system}"
+                )
+        expected = interface(manifest).io()
         if set(manifest.parts) != set(expected):
             raise self.fail(f"'parts' holds {sorted(manifest.parts)}, expected {sorted(expected)}")
         for name, part in manifest.parts.items():

@@ -46,23 +46,81 @@ def philox_words(
     return c0, c1, c2, c3
 
 
+def branch(seed: int, i: int) -> int:
+    """The seed of the i-th independent draw: odd strides of 2^64 / golden ratio; the NumPy twin of ``models.seeds``."""
+    return (seed + i * 0x9E3779B97F4A7C15) % 2**64
+
+
+def _uniforms(seed: int, rows: int, dim: int, n_samples: int | None, stream: int) -> list[np.ndarray]:
+    """The four lanes of every counter (d // 4, row, sample, stream), float32 in (0, 1): [K, rows, D / 4]."""
+    seed, dim = integers.seed(seed), integers.count("dim", dim)
+    sample = np.arange(1 if n_samples is None else integers.count("n_samples", n_samples))[:, None, None]
+    row = np.arange(integers.count("rows", rows))[:, None]
+    block = np.arange((dim + 3) // 4)
+    words = philox_words((block, row, sample, stream), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
+    shape = np.broadcast_shapes(sample.shape, row.shape, block.shape)
+    u = [((w >> np.uint64(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23) for w in words]
+    return [np.broadcast_to(lane, shape) for lane in u]
+
+
+def _interleave(lanes: list[np.ndarray], dim: int, n_samples: int | None) -> np.ndarray:
+    noise = np.stack(lanes, axis=-1)
+    flat = (
+        np.ascontiguousarray(noise.reshape(*noise.shape[:2], -1)[..., :dim])
+        if noise.size
+        else noise.reshape(*noise.shape[:2], dim)
+    )
+    return flat[0] if n_samples is None else flat
+
+
+def philox_uniform(seed: int, rows: int, dim: int, n_samples: int | None = None, stream: int = 0) -> np.ndarray:
+    """Numbers in (0, 1), float32, from the same counters as :func:`philox_normal`."""
+    return _interleave(_uniforms(seed, rows, dim, n_samples, stream), dim, n_samples)
+
+
+def philox_laplace(seed: int, rows: int, dim: int, n_samples: int | None = None, stream: int = 0) -> np.ndarray:
+    """Laplace(0, 1) noise, float32, from the same counters; the NumPy twin of ``reference.philox_laplace``."""
+    lanes = []
+    for u in _uniforms(seed, rows, dim, n_samples, stream):
+        log_tail = np.log(np.float32(2.0) * np.minimum(u, np.float32(1.0) - u))
+        lanes.append(np.where(u < 0.5, log_tail, -log_tail))
+    return _interleave(lanes, dim, n_samples)
+
+
+def make(kind: str, seed: int, shape: Sequence[int]) -> np.ndarray:
+    """The noise of a part's input: kinds as in ``manifest.NoiseSpec``, shape [(K,) rows (, D)]."""
+    if kind.startswith("uniform"):
+        samples, rows = shape if len(shape) == 2 else (1, shape[0])
+        if kind == "uniform":
+            u = philox_uniform(seed, rows, 1, samples, stream=1)[..., 0]
+        else:
+            u = np.ascontiguousarray(philox_uniform(seed, rows, samples, stream=1).T)
+        return u.reshape(shape)
+    draw = philox_normal if kind == "normal" else philox_laplace
+    return draw(seed, shape[-2], shape[-1], shape[0] if len(shape) == 3 else None)
+
+
+def seeded(seed: int | None, count: int) -> list[np.ndarray]:
+    """What a graph takes that makes its noise itself; without a seed it makes none."""
+    signed = ((seed or 0) + 2**63) % 2**64 - 2**63
+    return [np.asarray(signed, np.int64), np.asarray(count, np.int64), np.asarray(seed is not None, np.float32)]
+
+
+def none(kind: str, shape: Sequence[int]) -> np.ndarray:
+    """Noise that is none: what it is added to stays the mean."""
+    return np.full(shape, 0.5 if kind.startswith("uniform") else 0.0, dtype=np.float32)
+
+
 def philox_normal(seed: int, rows: int, dim: int, n_samples: int | None = None, stream: int = 0) -> np.ndarray:
     """Standard normals, float32 [rows, dim] or [n_samples, rows, dim]; the NumPy twin of ``reference.philox_normal``.
 
     Raises:
         InputError: a seed that is no int of 64 bits, or a size that is no int of 0 or more; a ValueError.
     """
-    seed, dim = integers.seed(seed), integers.count("dim", dim)
-    sample = np.arange(1 if n_samples is None else integers.count("n_samples", n_samples))[:, None, None]
-    row = np.arange(integers.count("rows", rows))[:, None]
-    block = np.arange((dim + 3) // 4)
-    words = philox_words((block, row, sample, stream), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
-    u = [((w >> np.uint64(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23) for w in words]
-    normals = np.empty((*np.broadcast_shapes(sample.shape, row.shape, block.shape), 4), dtype=np.float32)
-    for lane in (0, 2):
-        radius = np.sqrt(np.float32(-2.0) * np.log(u[lane]))
-        angle = np.float32(2.0 * math.pi) * u[lane + 1]
-        normals[..., lane] = radius * np.cos(angle)
-        normals[..., lane + 1] = radius * np.sin(angle)
-    flat = np.ascontiguousarray(normals.reshape(*normals.shape[:2], 4 * len(block))[..., :dim])
-    return flat[0] if n_samples is None else flat
+    lanes = []
+    u = _uniforms(seed, rows, dim, n_samples, stream)
+    for u0, u1 in (u[:2], u[2:]):
+        radius = np.sqrt(np.float32(-2.0) * np.log(u0))
+        angle = np.float32(2.0 * math.pi) * u1
+        lanes += [radius * np.cos(angle), radius * np.sin(angle)]
+    return _interleave(lanes, dim, n_samples)

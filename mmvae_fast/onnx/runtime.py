@@ -2,35 +2,70 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmvae_fast import _lazy, _words
+from mmvae_fast import _words
+from mmvae_fast.onnx import guard, integers, noise, raw
 from mmvae_fast.onnx import inputs as checks
-from mmvae_fast.onnx import integers
 from mmvae_fast.onnx import manifest as manifests
-from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, BundleError, UnknownModality, unknown
-from mmvae_fast.onnx.manifest import FUSION_PART, IO, Manifest, ModalitySpec, TensorSpec, decoder_part, encoder_part
-from mmvae_fast.onnx.noise import philox_normal
+from mmvae_fast.onnx import texts as texting
+from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, MissingInput, UnknownModality, unknown
+from mmvae_fast.onnx.manifest import (
+    CLASSIFIER_PART,
+    CYCLEGAN_SYSTEM,
+    FUSION_PART,
+    GAN_SYSTEM,
+    GENERATOR_PART,
+    NO_PRIOR,
+    PRIOR_PART,
+    Manifest,
+    ModalitySpec,
+    begin_part,
+    code_output,
+    decoder_part,
+    encoder_part,
+    features_part,
+    lift_part,
+    private_noise,
+    step_part,
+    translator_part,
+)
+from mmvae_fast.onnx.sessions import Sessions
 
 Inputs = Mapping[str, Any]
 Mask = Mapping[str, Any] | Any | None
 
-_ORT_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
-
 
 class Posterior(NamedTuple):
-    """q(z | what was observed): mean and log-variance [B, D], and its KL to N(0, I) in nats [B]."""
+    """q(z | what was observed): its moments, and the latent to decode where one has to stand for all."""
 
     mu: np.ndarray
+    """Mean [B, D]."""
     logvar: np.ndarray
+    """Log of the variance [B, D]."""
     kl: np.ndarray
+    """KL divergence to N(0, I) in nats [B], of the Gaussian with these moments: less than a mixture's own."""
+    point: np.ndarray
+    """[B, D]: the mean; of a mixture that of its most certain expert."""
+
+
+@dataclass(frozen=True)
+class _Inferred:
+    """What the fusion says of a batch."""
+
+    posterior: Posterior
+    z: np.ndarray
+    codes: Mapping[str, np.ndarray]
+    """By modality, what its decoder takes, where the latent alone is not all."""
+    context: np.ndarray | None = None
+    prior: tuple[np.ndarray, np.ndarray] | None = None
+    """Of a conditional model: mu and logvar of p(z | condition)."""
 
 
 class Runtime:
@@ -40,34 +75,58 @@ class Runtime:
     are observed (None: all; name -> bool [B]; or bool [B, M] with the columns in the order of ``modalities``). An
     encoder runs on observed rows only and is not even loaded before there is one. A row with nothing observed gets the
     prior.
+
+    Texts may be strings, and pictures paths, bytes of files or, where the bundle says how they were read, uint8 pixels
+    [B, H, W(, C)]; a lone one is a batch of one.
     """
 
-    def __init__(self, folder: str | Path, manifest: Manifest, threads: int = 1):
+    def __init__(
+        self,
+        folder: str | Path,
+        manifest: Manifest,
+        threads: int = 1,
+        *,
+        spin: bool = False,
+        timeout: float | None = None,
+    ):
         self.folder = Path(folder)
         self.manifest = manifest
         self.modalities: dict[str, ModalitySpec] = {m.name: m for m in manifest.modalities}
         self.latent_dim = manifest.latent_dim
-        self._threads = threads
-        self._sessions: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._tokenizers: dict[str, Any] = {}
+        self._sessions = Sessions(self.folder, manifest, threads, spin, timeout)
 
     @staticmethod
-    def load(folder: str | Path, *, threads: int | None = None) -> Runtime:
+    def load(
+        folder: str | Path, *, threads: int | None = None, spin: bool = False, timeout: float | None = None
+    ) -> Runtime:
         """Check a bundle (manifest, and SHA-256 of every file) and get ready to run it; parts open on first use.
 
         Args:
             folder: what ``export_onnx`` wrote.
             threads: threads one call may use; None is 1, 0 is as many as there are cores. These models are small: a
                 second thread inside an operator rarely pays, requests served in parallel by your own threads do.
+            spin: let idle threads of a call burn their cores while they wait, which saves microseconds.
+            timeout: seconds that one part may run; what takes longer is stopped. Costs a thread a call.
 
         Raises:
             BundleError: damaged, incomplete, foreign or of another version; names the file. Later, from the first call
                 that needs it, for a file that is no longer what it was here.
         """
         threads = 1 if threads is None else integers.count("threads", threads)
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0
+        ):
+            raise BadValue(f"timeout is {timeout!r}, expected a number of seconds above 0, or None")
         manifest = manifests.read(folder)
+        guard.check_manifest(manifest, str(Path(folder) / manifests.FILE_NAME))
+        for name in manifest.files:
+            guard.check_size(Path(folder) / name)
         manifests.check_files(manifest, folder)
-        return Runtime(folder, manifest, threads)
+        return Runtime(folder, manifest, threads, spin=bool(spin), timeout=timeout)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tokenizers": {}}  # read again where it is needed
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{m.name}: {m.kind} {list(m.shape)}" for m in self.modalities.values())
@@ -76,7 +135,7 @@ class Runtime:
     @property
     def info(self) -> dict[str, Any]:
         """The manifest as plain data, and which parts are open."""
-        return {**self.manifest.to_json(), "folder": str(self.folder), "loaded_parts": sorted(self._sessions)}
+        return {**self.manifest.to_json(), "folder": str(self.folder), "loaded_parts": sorted(self._sessions.open)}
 
     # --- inference ----------------------------------------------------------------------------------------------------
 
@@ -86,53 +145,155 @@ class Runtime:
         Raises:
             InputError: unknown modality, wrong shape or dtype, NaN in an observed row, ...; a ValueError naming it.
         """
-        posterior, _ = self._infer(inputs, mask, None)
-        return posterior
+        return self._infer(inputs, mask).posterior
 
     def posterior_sample(
         self, inputs: Inputs, n_samples: int, seed: int | None = None, mask: Mask = None
     ) -> np.ndarray:
         """Samples z [K, B, D] of the posterior; equal to ``model.encode(batch, mask).sample(n_samples, seed=seed)``."""
-        return self._infer(inputs, mask, (integers.count("n_samples", n_samples), _seed(seed)))[1]
+        return self._infer(inputs, mask, sampling=(integers.count("n_samples", n_samples), _seed(seed))).z
 
-    def decode(self, z: Any, to: str | Sequence[str] | None = None, *, params: bool = False) -> dict[str, np.ndarray]:
+    def predict_proba(self, inputs: Inputs, mask: Mask = None) -> np.ndarray:
+        """Probabilities [B, C] of a classifier's classes, given what each row has.
+
+        Raises:
+            InputError: a bundle without a classifier.
+        """
+        if CLASSIFIER_PART not in self.manifest.parts:
+            raise BadValue(f"the bundle holds a {self.manifest.model}, expected a FusionClassifier to classify with")
+        arrays, observed = checks.batch(self.modalities, self._read(inputs), mask)
+        mu, logvar, _ = self._encode(arrays, observed)
+        if not len(mu):
+            return np.zeros((0, len(self.manifest.classes or ())), np.float32)
+        return self._run(CLASSIFIER_PART, mu, logvar, observed)[0]
+
+    def classify(self, inputs: Inputs, mask: Mask = None) -> list[str]:
+        """The likeliest class of each row, by name."""
+        classes = self.manifest.classes or ()
+        return [classes[i] for i in self.predict_proba(inputs, mask).argmax(-1).tolist()]
+
+    def fuse(self, mu: Any, logvar: Any, mask: Any) -> Posterior:
+        """The posterior of experts of your own: mu, logvar [B, M, D], padded with anything to the widest modality's;
+        mask bool [B, M]. Not of models whose complete rows have an encoder of their own."""
+        self._need(FUSION_PART, "fuse")
+        if any(m.features for m in self.modalities.values()):
+            raise BadValue(
+                f"fuse: {self.manifest.model} has a joint encoder, whose features fuse does not take: encode"
+            )
+        given, observed = checks.experts(mu, logvar, mask, self._experts_shape)
+        return self._fuse(*given, observed, None, None, None).posterior
+
+    def decode(
+        self,
+        z: Any,
+        to: str | Sequence[str] | None = None,
+        *,
+        params: bool = False,
+        condition: Inputs | None = None,
+        mask: Mask = None,
+    ) -> dict[str, np.ndarray]:
         """Decode z [..., D] to modalities (default all): name -> array [..., *shape] in data space.
 
-        With ``params``, the likelihood's raw parameters [..., *param_shape] instead (logits or means).
+        A modality with a private latent of P dimensions also takes z [..., D + P]; without it, its prior's mean.
+
+        Args:
+            params: give the likelihood's raw parameters [..., *param_shape] instead (logits or means).
+            condition, mask: of a conditional model (CVAE), what is given, of B rows, for z [..., B, D].
         """
-        z = checks.latents(z, self.latent_dim)
-        return {name: self._decode(z, self.modalities[name], params) for name in checks.targets(self.modalities, to)}
+        self._need(FUSION_PART, "decode")
+        names = checks.targets(self.modalities, to)
+        conditional = self.manifest.context_dim > 0
+        private = () if conditional else tuple(self._private_dim(n) + self.latent_dim for n in names)
+        z = checks.latents(z, self.latent_dim, *private)
+        context = None
+        if condition is not None:
+            context = self._given(condition, mask).context
+            if context is None or z.ndim < 2 or z.shape[-2] != len(context):
+                expected = f"[..., {0 if context is None else len(context)}, {self.latent_dim}]"
+                raise BadShape(f"z has shape {list(z.shape)}, expected {expected} for this condition")
+        return {name: self._decode(self._code(z, name, context), self.modalities[name], params) for name in names}
 
     def reconstruct(
-        self, inputs: Inputs, mask: Mask = None, to: str | Sequence[str] | None = None
+        self,
+        inputs: Inputs,
+        mask: Mask = None,
+        to: str | Sequence[str] | None = None,
+        *,
+        seed: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """Decode the posterior mean: every modality (or those in ``to``) as the model imagines it, missing ones too."""
-        names = checks.targets(self.modalities, to)
-        return self.decode(self.encode(inputs, mask).mu, names)
+        """Decode the posterior's point: every modality (or those in ``to``) as the model imagines it, missing ones too.
 
-    def cross_generate(self, inputs: Inputs, to: str, mask: Mask = None) -> np.ndarray:
-        """One modality from whatever is there, by the posterior mean: [B, *shape]. Same as ``model.translate``."""
+        Private latents are their posterior's mean; of a modality that a row lacks their prior's, or with a ``seed`` a
+        draw of it, the model's own.
+        """
+        names = checks.targets(self.modalities, to)
+        inferred = self._infer(inputs, mask, private_seed=None if seed is None else integers.seed(seed))
+        codes = {name: inferred.codes.get(name, inferred.posterior.point) for name in names}
+        return {name: self._decode(code, self.modalities[name], False) for name, code in codes.items()}
+
+    def cross_generate(self, inputs: Inputs, to: str, mask: Mask = None, *, seed: int | None = None) -> np.ndarray:
+        """One modality from whatever is there, by the posterior's point: [B, *shape]. Same as ``model.translate``."""
         if not isinstance(to, str):
             raise BadDtype(f"to is a {type(to).__name__}, expected one modality's name (reconstruct takes several)")
-        return self.reconstruct(inputs, mask, to)[to]
+        if self.manifest.system == CYCLEGAN_SYSTEM:
+            return self._translated(inputs, to)
+        return self.reconstruct(inputs, mask, to, seed=seed)[to]
 
-    def sample(self, n: int, seed: int | None = None, to: str | Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Decode n samples of the prior N(0, I); with a seed, what ``model.sample(n, seed=seed)`` gives."""
-        names = checks.targets(self.modalities, to)
-        return self.decode(philox_normal(_seed(seed), integers.count("n", n), self.latent_dim), names)
+    def sample(
+        self,
+        n: int,
+        seed: int | None = None,
+        to: str | Sequence[str] | None = None,
+        *,
+        condition: Any = None,
+        mask: Mask = None,
+    ) -> dict[str, np.ndarray]:
+        """Decode n samples of the prior, [n, *shape]; with a seed, what ``model.sample(n, seed=seed)`` gives.
+
+        Args:
+            condition, mask: of a conditional model (CVAE), what is given: n samples for each of its rows,
+                [n, B, *shape]. Of a conditional GAN an array, labels [n] or embeddings [n, C]; None draws labels.
+
+        Raises:
+            InputError: a model without a prior (Autoencoder), or a condition for one that takes none.
+        """
+        names, n, seed = checks.targets(self.modalities, to), integers.count("n", n), _seed(seed)
+        if self.manifest.system == GAN_SYSTEM:
+            return {name: self._generated(n, seed, condition) for name in names}
+        if self.manifest.prior == NO_PRIOR:
+            raise BadValue(f"sample: a {self.manifest.model} has no prior to sample from")
+        if condition is not None:
+            given = self._given(condition, mask)
+            assert given.prior is not None
+            mu, logvar = given.prior
+            z = mu + np.exp(np.float32(0.5) * logvar) * noise.make("normal", seed, (n, *mu.shape))
+            codes = {name: self._code(z, name, given.context) for name in names}
+        elif PRIOR_PART in self.manifest.parts and n:
+            found = self._run(PRIOR_PART, *self._noise(PRIOR_PART, {"batch": n}, seed, seed))
+            drawn = dict(zip((t.name for t in self.manifest.parts[PRIOR_PART].outputs), found, strict=True))
+            codes = {name: drawn.get(code_output(name), drawn["z"]) for name in names}
+        else:
+            z = noise.philox_normal(seed, n, self.latent_dim)
+            codes = {name: self._code(z, name, None) for name in names}
+        return {name: self._decode(code, self.modalities[name], False) for name, code in codes.items()}
 
     # --- text ---------------------------------------------------------------------------------------------------------
 
     def tokenize(self, texts: Sequence[str], modality: str | None = None, *, truncate: bool = False) -> np.ndarray:
-        """Whitespace-separated words -> token ids int64 [B, length], padded with 0; unknown words become 1.
+        """Texts -> token ids int64 [B, length], padded with 0, as the modality's own tokenizer has it (of words:
+        whitespace-separated, unknown ones become 1).
 
         ``modality`` may be left out when only one has a vocabulary.
 
         Raises:
             InputError: a text of more than ``length`` words, unless ``truncate``; or no vocabulary in the bundle.
         """
-        spec, words = self._text(modality)
-        ids, where = {word: i for i, word in enumerate(words)}, f"modality {spec.name!r}"
+        spec = self._text(modality)
+        where = f"modality {spec.name!r}"
+        if spec.tokens is not None:
+            own = self._tokenizer(spec)
+            return texting.tokenize(texts, own, spec.tokens, spec.shape[0], truncate=truncate, where=where)
+        ids = {word: i for i, word in enumerate(spec.vocabulary or ())}
         try:
             return _words.tokenize(texts, ids, spec.shape[0], truncate=truncate, where=where)
         except TypeError as error:
@@ -141,114 +302,271 @@ class Runtime:
             raise BadShape(str(error)) from None
 
     def detokenize(self, ids: Any, modality: str | None = None) -> list[str]:
-        """Words of token ids [B, length], without padding."""
-        spec, words = self._text(modality)
+        """Texts of token ids [B, length], without padding."""
+        spec = self._text(modality)
         ids = checks.samples(spec, ids)
         checks.check_values(spec, ids, np.arange(len(ids)))
-        return _words.detokenize(ids, words)
+        if spec.tokens is not None:
+            return texting.detokenize(ids, self._tokenizer(spec), spec.tokens)
+        return _words.detokenize(ids, spec.vocabulary or ())
 
-    def _text(self, modality: str | None) -> tuple[ModalitySpec, tuple[str, ...]]:
-        with_words = [m.name for m in self.modalities.values() if m.vocabulary is not None]
-        if modality is None and len(with_words) != 1:
-            raise BadValue(
-                f"modality: {len(with_words)} modalities have a vocabulary ({with_words}), name the one you mean"
-            )
-        name = with_words[0] if modality is None else modality
-        if name not in with_words:
-            raise UnknownModality(unknown("modality with a vocabulary", name, with_words))
-        spec = self.modalities[name]
-        return spec, spec.vocabulary or ()
+    def generate(
+        self,
+        inputs: Inputs | None = None,
+        to: str | None = None,
+        mask: Mask = None,
+        *,
+        z: Any = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Texts token by token, from whatever is there, or from latents z [N, D] of your own: N strings.
+
+        The same tokens as ``Language.generate`` of the same seed. Row n's text depends on its latent, the seed and n
+        alone.
+
+        Args:
+            to: the text modality; may be left out when there is one.
+            temperature: 0 takes the most probable token each time; otherwise logits are divided by it and drawn from.
+            top_k: draw from the so many most probable tokens.
+            top_p: draw from the most probable tokens that together reach this probability.
+
+        Raises:
+            InputError: no text that is generated token by token, or an option out of range.
+        """
+        names = [m.name for m in self.modalities.values() if m.tokens is not None and m.decodable]
+        if to is None and len(names) != 1:
+            raise BadValue(f"to: {len(names)} modalities are generated token by token ({names}), name the one you mean")
+        name = names[0] if to is None else to
+        if name not in names:
+            raise UnknownModality("to: " + unknown("modality generated token by token", name, names))
+        if (inputs is None) == (z is None):
+            raise MissingInput("generate: pass either inputs, or z, latents of your own")
+        if z is None:
+            assert inputs is not None
+            inferred = self._infer(inputs, mask)
+            code = inferred.codes.get(name, inferred.posterior.point)
+        else:
+            found = checks.latents(z, self.latent_dim, self._private_dim(name) + self.latent_dim)
+            code = self._code(found.reshape(-1, found.shape[-1]), name, None)
+        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": _seed(seed)}
+        return self.detokenize(self._tokens(code, self.modalities[name], **options), name)
+
+    def _text(self, modality: str | None) -> ModalitySpec:
+        texts = [m.name for m in self.modalities.values() if _is_text(m)]
+        if modality is None and len(texts) != 1:
+            raise BadValue(f"modality: {len(texts)} modalities have a vocabulary ({texts}), name the one you mean")
+        name = texts[0] if modality is None else modality
+        if name not in texts:
+            raise UnknownModality(unknown("modality with a vocabulary", name, texts))
+        return self.modalities[name]
+
+    def _tokenizer(self, spec: ModalitySpec) -> Any:
+        assert spec.tokens is not None
+        if spec.name not in self._tokenizers:
+            content = self._sessions.read(spec.tokens.file)
+            self._tokenizers[spec.name] = texting.tokenizer(spec.tokens.file, content.decode("utf-8", "replace"))
+        return self._tokenizers[spec.name]
+
+    def _tokens(self, code: np.ndarray, spec: ModalitySpec, **options: Any) -> np.ndarray:
+        """Ids [N, length] of codes [N, C]."""
+        assert spec.tokens is not None
+
+        def step(last: np.ndarray, t: int, past: np.ndarray) -> list[np.ndarray]:
+            return self._run(step_part(spec.name), code, last, np.asarray(t, np.int64), past)
+
+        def begin() -> np.ndarray:
+            return self._run(begin_part(spec.name), code)[0]
+
+        return texting.generate(begin, step, len(code), spec.shape[0], spec.tokens, **options)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _infer(self, inputs: Inputs, mask: Mask, sampling: tuple[int, int] | None) -> tuple[Posterior, np.ndarray]:
-        """Posterior, and z [K, B, D] for ``sampling`` = (K, seed)."""
-        arrays, observed = checks.batch(self.modalities, inputs, mask)
-        (rows, n_experts), dim = observed.shape, self.latent_dim
-        mu = np.zeros((rows, n_experts, dim), dtype=np.float32)  # missing experts stay 0; the mask selects them away
-        logvar = np.zeros_like(mu)
+    def _generated(self, n: int, seed: int, condition: Any) -> np.ndarray:
+        """A GAN's samples."""
+        spec = next(iter(self.modalities.values()))
+        classes, dim = len(self.manifest.classes or ()), self.manifest.condition_dim
+        given: list[np.ndarray] = []
+        if not classes and not dim:
+            if condition is not None:
+                raise BadValue("condition is given, but this GAN has none")
+        elif condition is None:
+            if dim:
+                raise MissingInput(f"condition is None, expected embeddings [n, {dim}]")
+            u = noise.philox_uniform(noise.branch(seed, 1), n, 1)[:, 0]
+            given = [np.minimum((u * np.float32(classes)).astype(np.int64), classes - 1)]
+        else:
+            given = [checks.labels(condition, n, classes) if classes else checks.embeddings(condition, n, dim)]
+        if n == 0:
+            return np.zeros((0, *spec.shape), dtype=spec.dtype)
+        return self._run(GENERATOR_PART, *given, *self._noise(GENERATOR_PART, {"batch": n}, seed, None))[0]
+
+    def _translated(self, inputs: Inputs, to: str) -> np.ndarray:
+        """A CycleGAN's translation."""
+        checks.targets(self.modalities, to)
+        (source,) = (name for name in self.modalities if name != to)
+        inputs = self._read(inputs)
+        if not isinstance(inputs, Mapping) or source not in inputs:
+            raise MissingInput(f"inputs: expected {source!r} to translate to {to!r}")
+        x = checks.samples(self.modalities[source], inputs[source])
+        checks.check_values(self.modalities[source], x, np.arange(len(x)))
+        if not len(x):
+            return np.zeros((0, *self.modalities[to].shape), dtype=self.modalities[to].dtype)
+        return self._run(translator_part(to), x)[0]
+
+    def _read(self, inputs: Inputs) -> Inputs:
+        """With texts and pictures as arrays."""
+        return raw.arrays(self.modalities, inputs, self.tokenize)
+
+    def _need(self, part: str, verb: str) -> None:
+        if part not in self.manifest.parts:
+            can = {GAN_SYSTEM: "sample", CYCLEGAN_SYSTEM: "cross_generate"}.get(self.manifest.system, "encode")
+            raise BadValue(f"{verb}: a {self.manifest.model} has no part for it, it can {can}")
+
+    @property
+    def _experts_shape(self) -> tuple[int, int]:
+        """[M, E]: how many experts, and what they are padded to."""
+        widest = max(m.expert_dim or self.latent_dim for m in self.modalities.values())
+        return len(self.modalities), widest
+
+    def _private_dim(self, name: str) -> int:
+        spec = self.modalities[name]
+        return 0 if spec.lifted else (spec.code_dim or self.latent_dim) - self.latent_dim
+
+    def _given(self, condition: Inputs, mask: Mask) -> _Inferred:
+        """What follows from a condition alone."""
+        conditions = [name for name, spec in self.modalities.items() if not spec.decodable]
+        if not self.manifest.context_dim:
+            raise BadValue(f"condition is given, but {self.manifest.model} takes none")
+        if not isinstance(condition, Mapping):
+            raise MissingInput(f"condition is a {type(condition).__name__}, expected a dict of modality name -> array")
+        for name in condition:
+            if name not in self.modalities:
+                raise UnknownModality("condition: " + unknown("modality", name, conditions))
+        some = {name: x for name, x in condition.items() if name in conditions}
+        if not some:
+            raise MissingInput(f"condition holds {list(condition)}, expected some of {conditions}")
+        return self._infer(some, mask)
+
+    def _infer(
+        self,
+        inputs: Inputs,
+        mask: Mask,
+        sampling: tuple[int, int] | None = None,
+        private_seed: int | None = None,
+    ) -> _Inferred:
+        """The fusion's answer, with z [K, B, D] for ``sampling`` = (K, seed)."""
+        self._need(FUSION_PART, "encode")
+        arrays, observed = checks.batch(self.modalities, self._read(inputs), mask)
+        mu, logvar, features = self._encode(arrays, observed)
+        return self._fuse(mu, logvar, observed, features, sampling, private_seed)
+
+    def _encode(
+        self, arrays: Mapping[str, np.ndarray], observed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Experts mu, logvar [B, M, E], and features [2, B, M, D] if complete rows have some; missing ones are 0."""
+        mu = np.zeros((len(observed), *self._experts_shape), dtype=np.float32)
+        logvar, complete = np.zeros_like(mu), np.flatnonzero(observed.all(1))
+        features = None
+        if any(spec.features for spec in self.modalities.values()):
+            features = np.zeros((2, *observed.shape, self.latent_dim), dtype=np.float32)
         for m, (name, spec) in enumerate(self.modalities.items()):
-            present = np.flatnonzero(observed[:, m])
+            present, width = np.flatnonzero(observed[:, m]), spec.expert_dim or self.latent_dim
             if not len(present):
                 continue
-            x = arrays[name] if len(present) == rows else arrays[name][present]
+            x = arrays[name] if len(present) == len(observed) else arrays[name][present]
             checks.check_values(spec, x, present)
-            mu[present, m], logvar[present, m] = self._run(encoder_part(name), x)
-        n_samples, seed = sampling or (1, None)
-        if rows == 0 or n_samples == 0:  # nothing to compute for: ONNX Runtime gives some empty outputs a wrong shape
-            z = np.zeros((n_samples, rows, dim), dtype=np.float32)
-            if rows == 0:
-                empty = np.zeros((0, dim), dtype=np.float32)
-                return Posterior(empty, empty.copy(), np.zeros(0, dtype=np.float32)), z
-            return Posterior(*self._run(FUSION_PART, mu, logvar, observed, np.zeros((1, rows, dim), np.float32))[1:]), z
-        eps = np.zeros((1, rows, dim), np.float32) if seed is None else philox_normal(seed, rows, dim, n_samples)
-        z, joint_mu, joint_logvar, kl = self._run(FUSION_PART, mu, logvar, observed, eps)
-        return Posterior(joint_mu, joint_logvar, kl), z
+            mu[present, m, :width], logvar[present, m, :width] = self._run(encoder_part(name), x)
+            if features is not None and len(complete):
+                whole = arrays[name] if len(complete) == len(observed) else arrays[name][complete]
+                features[0, complete, m], features[1, complete, m] = self._run(features_part(name), whole)
+        return mu, logvar, features
 
-    def _decode(self, z: np.ndarray, spec: ModalitySpec, params: bool) -> np.ndarray:
+    def _fuse(
+        self,
+        mu: np.ndarray,
+        logvar: np.ndarray,
+        observed: np.ndarray,
+        features: np.ndarray | None,
+        sampling: tuple[int, int] | None,
+        private_seed: int | None,
+    ) -> _Inferred:
+        rows, (n_samples, seed) = len(mu), sampling or (1, None)
+        outputs, sizes = self.manifest.parts[FUSION_PART].outputs, {"batch": rows, "samples": max(n_samples, 1)}
+        if rows == 0:  # nothing to compute for: ONNX Runtime gives some empty outputs a wrong shape
+            sizes["samples"] = n_samples
+            shapes = {t.name: [sizes[d] if isinstance(d, str) else d for d in t.shape] for t in outputs}
+            found = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
+        else:
+            drawn = self._noise(FUSION_PART, sizes, seed, private_seed)
+            values = self._run(FUSION_PART, mu, logvar, observed, *(() if features is None else features), *drawn)
+            found = dict(zip((t.name for t in outputs), values, strict=True))
+        posterior = Posterior(found["joint_mu"], found["joint_logvar"], found["kl"], found["point"])
+        codes = {name: found[code_output(name)] for name in self.modalities if code_output(name) in found}
+        prior = (found["prior_mu"], found["prior_logvar"]) if "context" in found else None
+        return _Inferred(posterior, found["z"][:n_samples], codes, found.get("context"), prior)
+
+    def _noise(
+        self, part: str, sizes: Mapping[str, int], seed: int | None, private_seed: int | None
+    ) -> list[np.ndarray]:
+        """The noise a part takes, in order: made from a seed, or none. Private latents' has a seed of its own."""
+        spec = self.manifest.parts[part]
+        if spec.noise and self.manifest.sampling == "philox":
+            own = seed if seed is not None else private_seed
+            count = sizes.get("samples", sizes["batch"])
+            return noise.seeded(own, count)
+        shapes = {t.name: [sizes[d] if isinstance(d, str) else d for d in t.shape] for t in spec.inputs}
+        private = {private_noise(name) for name in self.modalities}
+        made = []
+        for n in spec.noise:
+            own = private_seed if n.name in private else seed
+            shape = shapes[n.name]
+            made.append(
+                noise.none(n.kind, shape) if own is None else noise.make(n.kind, noise.branch(own, n.branch), shape)
+            )
+        return made
+
+    def _code(self, z: np.ndarray, name: str, context: np.ndarray | None) -> np.ndarray:
+        """What a modality's decoder takes, [..., C], of latents [..., D]."""
+        spec = self.modalities[name]
+        width = spec.code_dim or self.latent_dim
+        if spec.lifted:
+            flat = z.reshape(-1, self.latent_dim)
+            lifted = self._run(lift_part(name), flat)[0] if len(flat) else np.zeros((0, width), np.float32)
+            return lifted.reshape(*z.shape[:-1], width)
+        if z.shape[-1] == width:
+            return z
+        if z.shape[-1] != self.latent_dim:  # with a private latent of another modality's size
+            raise BadShape(
+                f"z has {z.shape[-1]} dimensions, expected {self.latent_dim} or {width} for modality {name!r}"
+            )
+        rest = np.zeros((*z.shape[:-1], width - self.latent_dim), np.float32)
+        if context is not None:
+            rest = np.broadcast_to(context, rest.shape)
+        return np.concatenate([z, rest], -1)
+
+    def _decode(self, code: np.ndarray, spec: ModalitySpec, params: bool) -> np.ndarray:
+        if spec.tokens is not None:
+            if params:
+                raise BadValue(f"params: those of modality {spec.name!r} are of one token after the other, generate it")
+            ids = self._tokens(np.ascontiguousarray(code.reshape(-1, code.shape[-1])), spec)
+            return ids.reshape(*code.shape[:-1], *spec.shape)
         part = self.manifest.parts[decoder_part(spec.name)]
         output = part.outputs[0 if params else 1]
-        shape = spec.param_shape if params else spec.shape
-        flat = z.reshape(-1, self.latent_dim)
+        shape, flat = spec.param_shape if params else spec.shape, code.reshape(-1, code.shape[-1])
         if len(flat) == 0:
-            return np.zeros((*z.shape[:-1], *shape), dtype=output.dtype)
-        return self._run(decoder_part(spec.name), flat, outputs=[output.name])[0].reshape(*z.shape[:-1], *shape)
+            return np.zeros((*code.shape[:-1], *shape), dtype=output.dtype)
+        return self._run(decoder_part(spec.name), flat, outputs=[output.name])[0].reshape(*code.shape[:-1], *shape)
 
     def _run(self, part: str, *values: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
-        session = self._sessions.get(part) or self._open(part)
-        spec = self.manifest.parts[part]
-        return session.run(outputs, {t.name: v for t, v in zip(spec.inputs, values, strict=True)})
+        return self._sessions.run(part, values, outputs)
 
-    def _open(self, part: str) -> Any:
-        with self._lock:  # two threads that need a part first must not both build it
-            if part not in self._sessions:
-                spec = self.manifest.parts[part]
-                path = self.folder / spec.file
-                session = _session(path, self._unchanged(spec.file), self._threads)
-                _check_interface(path, spec.io, session)
-                self._sessions[part] = session
-            return self._sessions[part]
 
-    def _unchanged(self, file: str) -> bytes | str:
-        """The content of a part that is still the one :meth:`load` saw, so that never two bundles answer together."""
-        path, sidecar = self.folder / file, f"{file}.data"
-        try:
-            data = path.read_bytes()
-            same = hashlib.sha256(data).hexdigest() == self.manifest.files[file]
-            if sidecar not in self.manifest.files:
-                content: bytes | str = data
-            else:  # ONNX Runtime finds it beside a path only
-                content = str(path)
-                same = same and manifests.sha256(self.folder / sidecar) == self.manifest.files[sidecar]
-        except FileNotFoundError:
-            same = False
-        if not same:
-            raise BundleError(f"{path}: changed since it was loaded; load the bundle again")
-        return content
+def _is_text(spec: ModalitySpec) -> bool:
+    return spec.tokens is not None or (spec.vocabulary is not None and spec.dtype == "int64")
 
 
 def _seed(seed: int | None) -> int:
     return secrets.randbits(64) if seed is None else integers.seed(seed)
-
-
-def _session(path: Path, content: bytes | str, threads: int) -> Any:
-    ort = _lazy.require("onnxruntime", extra="runtime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # its warnings go to stderr and are for graph authors
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a core
-    try:
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exception classes live in a private module and derive from Exception
-        raise BundleError(f"{path}: onnxruntime {ort.__version__} cannot load it ({error})") from error
-
-
-def _check_interface(path: Path, expected: IO, session: Any) -> None:
-    """The file takes and gives what the manifest says."""
-
-    def specs(values: Any) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(v.name, _ORT_TYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
-
-    if wrong := manifests.mismatch(IO(specs(session.get_inputs()), specs(session.get_outputs())), expected):
-        raise BundleError(f"{path}: {wrong} as {manifests.FILE_NAME} says")

@@ -61,9 +61,9 @@ class FusionClassifier(System):
         gradient_clip: largest norm of the gradient, or None.
 
     The training data holds the modalities, a mask if need be, and "label": int64 [N], -1 where there is none.
-    :func:`mmvae_fast.systems.fit` reports "loss", "cross_entropy" and "accuracy" (of labelled rows), "generative" (the
-    VAE's loss in nats), and of unlabelled rows that lost a modality "consistency" and "confident" (the share of sure
-    answers).
+    :func:`mmvae_fast.systems.fit` reports "loss" (of the means of its parts over the epoch), "cross_entropy" and
+    "accuracy" (of labelled rows), "generative" (the VAE's loss in nats), and of unlabelled rows that lost a modality
+    "consistency" and "confident" (the share of sure answers).
     """
 
     validated = True
@@ -179,7 +179,17 @@ class FusionClassifier(System):
             generative = self._generative(inputs, mask, checked, experts, base)
             loss = loss + self.generative_weight / self._size * generative
             sums["generative"] = (generative * checked.rows, checked.rows)
-        return loss, {"loss": (loss * checked.rows, checked.rows), **sums}
+        return loss, sums
+
+    def figures(self, means: Mapping[str, float]) -> dict[str, float]:
+        """With "loss", of the means of its parts: labelled rows fall unevenly into batches, and a mean of batches'
+        losses would weigh each by how."""
+        weights = {
+            "cross_entropy": 1.0,
+            "generative": self.generative_weight / self._size,
+            "consistency": self.consistency_weight,
+        }
+        return {"loss": sum(weight * means[part] for part, weight in weights.items() if part in means), **means}
 
     def _consistency(self, teacher: Tensor, student: Tensor) -> Sums:
         """Logits [N, C] of rows given everything, and given less: the cross-entropy of the second with the first's

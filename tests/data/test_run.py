@@ -152,6 +152,24 @@ def test_ctrl_c_says_what_is_kept_and_exits_with_130(digits, monkeypatch):
     assert result.stderr == "Training stopped in epoch 2: run/last holds the epoch before\n"
 
 
+def test_sigterm_says_what_is_kept_and_exits_with_143(digits, monkeypatch):
+    """As a shell reports a process that SIGTERM ended, whether a system trained or a model, with Lightning."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from mmvae_fast.data import run
+    from mmvae_fast.training.stopping import Terminated
+
+    for stop in (Terminated, SIGTERMException):
+
+        def terminated(*args, stop=stop, **options):
+            raise stop("training stopped in epoch 2: run/last holds the epoch before")
+
+        monkeypatch.setattr(run, "fit", terminated)
+        result = call("train", digits / "config.yaml")
+        assert result.exit_code == 143, tell(result)
+        assert result.stderr == "Training stopped in epoch 2: run/last holds the epoch before\n"
+
+
 def test_a_run_goes_on_with_its_own_data_only(run, edit):
     digits = run.parent
     edit(digits / "train.csv", "the digit one", "one")

@@ -146,6 +146,15 @@ def test_vectors_with_gaps_and_labels():
     assert "point" not in found["samples"] and "samples of point" in found["skipped"]
 
 
+def test_one_modality_agrees_with_itself_which_is_no_figure():
+    labels = torch.arange(60) % 3
+    x = torch.eye(3)[labels] + 0.1 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    model = MoPoE({"point": Vector(3, hidden=(4,))}, 2)
+    report = evaluate(model, {"point": x}, labels, n_samples=2, generated=20)
+    assert "oracles" in report.figures and "joint_coherence" not in report.figures
+    assert "Joint coherence" not in report.as_text()
+
+
 @pytest.mark.parametrize("labels", [[-1] * 20, [-1] * 19 + [0], [0, 1] + [-1] * 18, [1] * 20, [0] * 19 + [1]])
 def test_too_few_labels_leave_out_what_needs_them_and_say_so(trained, labels):
     data, _ = coloured(20, 1)

@@ -32,7 +32,20 @@ def test_a_lag_is_found_within_half_a_sample_in_noise(lag, seed):
     seen = 0.3 * (scene(t - lag) + noise(800, seed + 10)) - 7
     assert estimate_lag(heard, seen, rate) == pytest.approx(lag, abs=0.5 / rate)
     assert estimate_lag(seen, heard, rate) == pytest.approx(-lag, abs=0.5 / rate)
-    assert abs(estimate_lag(heard, seen, rate, max_lag=0.05)) <= 0.05 + 1e-9
+
+
+def test_a_lag_beyond_the_largest_is_no_lag():
+    """The edge of what was looked at is not where the streams agree; one that lies on it is."""
+    rate = 50.0
+    t = np.arange(800) / rate
+    for lag in (0.1, -0.137):
+        with pytest.raises(ValueError, match=r"agree best at -?0\.04 s, and better yet beyond"):
+            estimate_lag(scene(t), scene(t - lag), rate, max_lag=0.05)
+        with pytest.raises(ValueError, match="expected a larger max_lag"):
+            align({"a": scene(t), "b": scene(t - lag)}, rates={"a": rate, "b": rate}, max_lag=0.05)
+    for lag in (0.1, -0.14):
+        assert estimate_lag(scene(t), scene(t - lag), rate, max_lag=abs(lag)) == pytest.approx(lag, abs=0.002)
+        assert abs(estimate_lag(scene(t), scene(t - lag), rate, max_lag=abs(lag))) <= abs(lag) + 1e-9
 
 
 def test_series_that_drift():

@@ -26,7 +26,9 @@ from mmvae_fast.onnx import (
     decompositions,
     export,
     export_onnx,
+    graphs,
     manifest,
+    translation_table,
     verify,
 )
 
@@ -40,7 +42,7 @@ def tiny(**options) -> MVAE:
 def instant(monkeypatch, mopoe):
     """Exports that copy the finished bundle: for tests of where files go, not of what is in them."""
 
-    def write(model, folder, opset):
+    def write(model, folder, *_):
         for file in mopoe.folder.iterdir():
             shutil.copy(file, folder)
         return mopoe.result.manifest
@@ -57,14 +59,14 @@ def traced(tmp_path_factory) -> Path:
 @pytest.fixture
 def quick(monkeypatch, traced):
     """Tracing, which takes a second a part, is done for ``tiny()`` already; everything after it runs as always."""
-    trace = export._program
+    trace = graphs.program
 
     def program(name, part, opset):
         if name == "encoder_v" and type(part.module).__module__ == __name__:
             return trace(name, part, opset)  # a network of a test's own
         return onnx_ir.load(traced / f"{name}.onnx")
 
-    monkeypatch.setattr(export, "_program", program)
+    monkeypatch.setattr(graphs, "program", program)
 
 
 # --- what is in the files ---------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def test_empty_batch_inside_the_graphs(mvae):
     mu, logvar = runtime._run("encoder_photo", np.zeros((0, 3, 8, 8), np.float32))
     assert mu.shape == logvar.shape == (0, 6)
     experts = np.zeros((0, 2, 6), np.float32)
-    z, joint_mu, _, kl = runtime._run(
+    z, joint_mu, _, kl, _ = runtime._run(
         "fusion", experts, experts, np.zeros((0, 2), bool), np.zeros((2, 0, 6), np.float32)
     )
     assert (z.shape, joint_mu.shape, kl.shape) == ((2, 0, 6), (0, 6), (0,))
@@ -133,7 +135,7 @@ def test_the_model_is_left_alone(mvae):
 
 
 def test_huge_weights_go_beside_the_file(tmp_path, monkeypatch, quick):
-    monkeypatch.setattr(export, "MAX_INLINE_BYTES", 1000)
+    monkeypatch.setattr(graphs, "MAX_INLINE_BYTES", 1000)
     result = export_onnx(tiny(), tmp_path / "b")
     assert (result.folder / "encoder_v.onnx.data").stat().st_size > 100 * 3 * 4
     assert "encoder_v.onnx.data" in result.manifest.files
@@ -204,7 +206,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt("ctrl-c"), OSError("no space left")])
 def test_interrupted_export_leaves_nothing(tmp_path, monkeypatch, quick, error):
-    save, saved = export._save, []
+    save, saved = graphs.save, []
 
     def fail_at_the_second_file(*args):
         if saved:
@@ -212,7 +214,7 @@ def test_interrupted_export_leaves_nothing(tmp_path, monkeypatch, quick, error):
         saved.append(save(*args))
         return saved[-1]
 
-    monkeypatch.setattr(export, "_save", fail_at_the_second_file)
+    monkeypatch.setattr(graphs, "save", fail_at_the_second_file)
     with pytest.raises(BaseException, match=r"ctrl-c|no space left"):
         export_onnx(tiny(), tmp_path / "b")
     assert saved  # it was in the middle of it
@@ -222,7 +224,7 @@ def test_interrupted_export_leaves_nothing(tmp_path, monkeypatch, quick, error):
 def test_interrupted_export_leaves_the_old_bundle(copied, mopoe, monkeypatch):
     before = snapshot(copied)
 
-    def interrupt(model, folder, opset):
+    def interrupt(model, folder, *_):
         (folder / "fusion.onnx").write_bytes(b"half a f")
         raise KeyboardInterrupt
 
@@ -251,7 +253,7 @@ def test_failed_rename_leaves_the_old_bundle(copied, mopoe, monkeypatch, instant
 
 def test_wrong_numbers_are_never_delivered(tmp_path, monkeypatch, quick):
     """A weight changed on the way: the error names the part, and there is no bundle."""
-    clean = export._clean
+    clean = graphs.clean
 
     def spoil(name, program):
         clean(name, program)
@@ -259,7 +261,7 @@ def test_wrong_numbers_are_never_delivered(tmp_path, monkeypatch, quick):
             weight = next(v for v in program.graph.initializers.values() if v.const_value.nbytes >= 24)
             weight.const_value = onnx_ir.tensor(weight.const_value.numpy() * 1.01, name=weight.name)
 
-    monkeypatch.setattr(export, "_clean", spoil)
+    monkeypatch.setattr(graphs, "clean", spoil)
     with pytest.raises(ExportVerificationError, match=r"decoder_v: output 'p\w+' differs .* index .* torch .* onnx"):
         export_onnx(tiny(), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
@@ -311,7 +313,7 @@ def test_a_failure_while_filling_leaves_the_folder_empty(tmp_path, mopoe, instan
 
 
 def test_files_that_come_into_an_empty_folder_meanwhile_stay(tmp_path, mopoe, monkeypatch):
-    def write(model, folder, opset):
+    def write(model, folder, *_):
         (tmp_path / "fusion.onnx").write_text("mine")
         for file in mopoe.folder.iterdir():
             shutil.copy(file, folder)
@@ -379,7 +381,7 @@ def test_verify_compares_everything(mopoe):
     assert cases["Runtime.encode", "mu"] == 9
     assert cases["Runtime.sample", "text"] == 2
     assert {p for p, _ in cases} >= {"encoder_image", "decoder_text", "Runtime.posterior_sample", "Runtime.reconstruct"}
-    assert len(cases) == 26
+    assert len(cases) == 28  # the posterior's point, in the fusion and in the Runtime, among them
 
 
 def test_verify_of_another_model(mopoe, mvae):
@@ -452,6 +454,31 @@ def test_users_modules_reach_onnx_with_their_noise():
         found = session.run(None, {name: t.numpy() for name, t in zip(names, args, strict=True)})
         with torch.no_grad():
             for a, b in zip(found, Sampler()(*args), strict=True):
+                np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", [Sampler(), pytest.param(Everything(), marks=pytest.mark.slow)])
+def test_users_modules_reach_onnx_by_the_translation_table(module):
+    """The same without a program of one's own, at sizes that were not traced."""
+    batch = torch.export.Dim("batch")
+    names = ["mu", "logvar", "mask", "seed"]
+    with torch.no_grad():
+        exported = torch.onnx.export(
+            module,
+            arguments(5, 7),
+            dynamic_shapes=({1: batch}, {1: batch}, {0: batch}, None),
+            custom_translation_table=translation_table(),
+            input_names=names,
+            opset_version=20,
+            verbose=False,
+        ).model_proto
+    onnx.checker.check_model(exported, full_check=True)
+    session = ort.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+    for rows, seed in ((5, 7), (1, -3)):
+        args = arguments(rows, seed)
+        found = session.run(None, {name: t.numpy() for name, t in zip(names, args, strict=True)})
+        with torch.no_grad():
+            for a, b in zip(found, module(*args), strict=True):
                 np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
 
 

@@ -22,7 +22,7 @@ def edit(folder, change) -> None:
 
 def test_says_everything_a_caller_needs(mopoe):
     data = json.loads((mopoe.folder / "manifest.json").read_text(encoding="utf-8"))
-    assert (data["format"], data["schema"], data["model"], data["latent_dim"]) == ("mmvae_fast.onnx", 1, "MoPoE", 6)
+    assert (data["format"], data["schema"], data["model"], data["latent_dim"]) == ("mmvae_fast.onnx", 2, "MoPoE", 6)
     image, text, audio = data["modalities"]
     assert [m["name"] for m in data["modalities"]] == list(mopoe.model.modalities)
     assert image["shape"] == [1, 5, 4]
@@ -85,8 +85,8 @@ def put(value, *path):
     ("change", "message"),
     [
         (put("other", "format"), "format is 'other', expected 'mmvae_fast.onnx'"),
-        (put(2, "schema"), "schema version 2, expected 1"),
-        (drop("schema"), "schema version None, expected 1"),
+        (put(1, "schema"), "schema version 1, expected 2"),
+        (drop("schema"), "schema version None, expected 2"),
         (drop("latent_dim"), "'latent_dim' is None, expected int"),
         (put(-1, "latent_dim"), "'latent_dim' is -1, expected 1 or more"),
         (put(True, "latent_dim"), "'latent_dim' is True, expected int"),
@@ -95,7 +95,7 @@ def put(value, *path):
         (put(["x"], "modalities"), "a modality is a str, expected an object"),
         (put([0], "modalities", 0, "shape"), r"'shape' is \[0\], expected a list of positive ints"),
         (put("float64", "modalities", 0, "dtype"), "modality 'image' has dtype 'float64'"),
-        (put(4, "latent_dim"), r"part 'fusion': inputs are .*'mu', 'float32', \['batch', 3, 6\].* expected .* 3, 4\]"),
+        (put(4, "latent_dim"), r"part 'fusion': inputs are .*'eps', .* 6\]\).* expected .*'eps', .* 4\]\)"),
         (put([2, 5, 4], "modalities", 0, "shape"), r"part '\w+_image': .* expected .*\['batch', 2, 5, 4\]"),
         (
             put("float64", "parts", "decoder_image", "outputs", 0, "dtype"),
@@ -104,6 +104,11 @@ def put(value, *path):
         (put([], "parts", "encoder_text", "inputs"), r"part 'encoder_text': inputs are \[\], expected"),
         (put("mean", "parts", "encoder_text", "outputs", 0, "name"), "part 'encoder_text': outputs are .*'mean'"),
         (put([3, 9], "modalities", 1, "param_shape"), r"'text' has 'param_shape' \[3, 9\].*\[3, 8\]"),
+        (put("guess", "posterior"), "'posterior' is 'guess', expected one of 'gaussian', 'mixture', 'flow'"),
+        (put(7, "modalities", 0, "code_dim"), r"part 'decoder_image': inputs are .* expected .*'z', .*'batch', 7"),
+        (put("pink", "parts", "fusion", "noise", 0, "kind"), "'kind' is 'pink', expected one of 'normal', 'laplace'"),
+        (put([], "parts", "fusion", "noise"), "part 'fusion': inputs are .*'eps'.* expected"),
+        (put(["x", 1], "notes"), "'notes' is .*expected a list of strings"),
         (put("other", "noise", "generator"), "'noise' is .*'other'.*, expected .*philox4x32-10"),
         (put(["a"], "modalities", 1, "vocabulary"), "modality .text. has 1 words, expected .vocabulary_size. 8"),
         (put(1, "modalities", 1, "gaps"), "'gaps' is 1, expected true or false"),

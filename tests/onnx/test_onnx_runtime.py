@@ -168,7 +168,7 @@ def test_no_inputs_are_an_error_whatever_the_mask_says(mopoe):
 def test_empty_batch(mopoe, make_inputs):
     inputs = make_inputs(0)
     posterior = mopoe.runtime.encode(inputs)
-    assert [v.shape for v in posterior] == [(0, 6), (0, 6), (0,)]
+    assert [v.shape for v in posterior] == [(0, 6), (0, 6), (0,), (0, 6)]
     assert mopoe.runtime.posterior_sample(inputs, 3, seed=0).shape == (3, 0, 6)
     shapes = {k: (v.shape, v.dtype) for k, v in mopoe.runtime.reconstruct(inputs).items()}
     assert shapes == {k: (v.shape, v.dtype) for k, v in inputs.items()}
@@ -237,7 +237,9 @@ def poke(value):
         (bad(image=lambda x: x.astype(object)), BadDtype, "'image' has dtype object"),
         (bad(image=np.ma.masked_array), BadDtype, "'image' is a masked array, expected a plain one; .* mask"),
         (bad(audio=lambda x: np.ma.masked_less(x, 0)), BadDtype, "'audio' is a masked array"),
-        (bad(image=lambda x: "cat.png"), BadDtype, "'image' has dtype <U7"),
+        (bad(image=lambda x: "cat.png"), BadValue, r"'image', row 0: cat\.png: no such file"),
+        (bad(audio=lambda x: "cat.wav"), BadDtype, "'audio' is str, expected an array of numbers.* but no audio"),
+        (bad(text=lambda x: ["one"] * 4 + [3]), BadDtype, "'text': got a list of other things"),
         (bad(image=lambda x: [[1.0], [1.0, 2.0]]), BadDtype, "'image' is a list that NumPy cannot read"),
         (bad(image=lambda x: torch.zeros(5, 1, 5, 4, requires_grad=True)), BadDtype, "'image' is a Tensor that NumPy"),
         (bad(text=lambda x: x.astype(np.float32)), BadDtype, "'text' has dtype float32, expected int64 token ids"),

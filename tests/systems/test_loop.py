@@ -178,6 +178,13 @@ def test_your_own_handler_of_sigterm_stays(tmp_path):
     assert len(came) == 9
 
 
+def test_a_handler_that_python_did_not_set_is_left_alone(tmp_path, monkeypatch):
+    """Of an embedding program: getsignal gives None, which signal does not take."""
+    system, rows = gan()
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    assert len(fit(system, rows, out=tmp_path, **OPTIONS)) == 3
+
+
 def test_starting_over_leaves_nothing_of_the_earlier_run(tmp_path):
     """Also a best/ that the new run, without validation, never writes."""
     system, rows = classifier()

@@ -1,0 +1,124 @@
+"""Text without torch: the tokenizers of a bundle, and drawing a text token by token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mmvae_fast import _lazy
+from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, BundleError
+from mmvae_fast.onnx.manifest import LanguageSpec
+from mmvae_fast.onnx.noise import philox_uniform
+
+_COLD = 1e-6  # a temperature below takes the most probable token, as in Language.generate
+_STREAM = 2  # of the noise, as there
+
+
+def tokenizer(path: str, text: str) -> Any:
+    """Of the ``tokenizers`` library, from its JSON."""
+    cls = _lazy.require("tokenizers", extra="text").Tokenizer
+    try:
+        return cls.from_str(text)
+    except Exception as error:  # the library raises plain Exceptions
+        raise BundleError(f"{path}: not the JSON of a tokenizer ({error})") from error
+
+
+def tokenize(texts: Any, own: Any, spec: LanguageSpec, length: int, *, truncate: bool, where: str) -> np.ndarray:
+    """Texts -> ids int64 [B, length], as ``Language.tokenize``."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise BadDtype(
+            f"{where}: got {'one string' if isinstance(texts, str) else texts!r}, expected a list of strings"
+        )
+    ids = np.full((len(texts), length), spec.pad, dtype=np.int64)
+    for row, text in enumerate(texts):
+        try:
+            tokens = own.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeError) as error:
+            raise BadValue(f"{where}: text {row} is not Unicode text ({error})") from error
+        row_ids = [*(spec.offset + token for token in tokens), spec.end]
+        if len(row_ids) > length and not truncate:
+            raise BadShape(
+                f"{where}: text {row} has {len(row_ids)} tokens, its end included, expected at most {length} "
+                "(or pass truncate=True)"
+            )
+        ids[row, : len(row_ids)] = row_ids[:length]
+    return ids
+
+
+def detokenize(ids: np.ndarray, own: Any, spec: LanguageSpec) -> list[str]:
+    """Ids [B, length] -> texts, each up to its end."""
+    texts = []
+    for row in ids.tolist():
+        tokens = row[: row.index(spec.end)] if spec.end in row else row
+        kept = [i - spec.offset for i in tokens if i >= spec.offset]
+        texts.append(own.decode(kept, skip_special_tokens=False))
+    return texts
+
+
+def generate(
+    begin: Callable[[], np.ndarray],
+    step: Callable[[np.ndarray, int, np.ndarray], Sequence[np.ndarray]],
+    rows: int,
+    length: int,
+    spec: LanguageSpec,
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """Ids [rows, length], as ``Language.generate`` draws them.
+
+    Args:
+        begin: -> what is remembered before the first token.
+        step: the last tokens [rows], their place, what is remembered -> logits [rows, V], what is remembered now.
+    """
+    _check(temperature, top_k, top_p)
+    x = np.full((rows, length), spec.pad, dtype=np.int64)
+    greedy = temperature < _COLD
+    u = None if greedy else philox_uniform(seed, rows, length, stream=_STREAM)
+    going, last = np.ones(rows, dtype=bool), np.full(rows, spec.begin, dtype=np.int64)
+    if rows == 0:
+        return x
+    past = begin()
+    for t in range(length):
+        logits, past = step(last, t, past)
+        drawn = logits.argmax(-1) if u is None else draw(logits / np.float32(temperature), top_k, top_p, u[:, t])
+        last = np.where(going, drawn, spec.pad)
+        x[:, t] = last
+        going &= drawn != spec.end
+        if not going.any():
+            break
+    return x
+
+
+def draw(logits: np.ndarray, top_k: int | None, top_p: float | None, u: np.ndarray) -> np.ndarray:
+    """A token a row from logits [N, V], cut down to the most probable ones, by uniforms u [N]: the inverse CDF."""
+    e = np.exp(logits - logits.max(-1, keepdims=True), dtype=np.float32)
+    p = e / e.sum(-1, keepdims=True)
+    tokens = np.argsort(-p, axis=-1, kind="stable")
+    p = np.take_along_axis(p, tokens, -1)
+    if top_k is not None:
+        p[:, top_k:] = 0.0
+        p = p / p.sum(-1, keepdims=True)
+    if top_p is not None:
+        p = np.where(p.cumsum(-1) - p < top_p, p, np.float32(0.0))
+    below = p.cumsum(-1)
+    place = (below <= u[:, None] * below[:, -1:]).sum(-1)
+    place = np.minimum(place, (p > 0).sum(-1) - 1)  # u times the sum may round to the sum
+    return np.take_along_axis(tokens, place[:, None], -1)[:, 0]
+
+
+def _check(temperature: Any, top_k: Any, top_p: Any) -> None:
+    def number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    if not number(temperature) or not 0 <= temperature < math.inf:
+        raise BadValue(f"generate: temperature is {temperature!r}, expected a number, 0 or more")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise BadValue(f"generate: top_k is {top_k!r}, expected 1 or more")
+    if top_p is not None and (not number(top_p) or not 0 < top_p <= 1):
+        raise BadValue(f"generate: top_p is {top_p!r}, expected a probability above 0")

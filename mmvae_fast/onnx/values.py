@@ -1,0 +1,228 @@
+"""Values as people and other programs have them (files, texts, numbers) as arrays for the Runtime, and back.
+
+Everything comes from outside, so nothing is believed: sizes are checked before memory is taken, nothing is unpickled,
+and every error names the modality, what came and what was expected. NumPy only; Pillow for pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmvae_fast import _files, _lazy, _pictures
+from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, InputError
+from mmvae_fast.onnx.manifest import ModalitySpec
+from mmvae_fast.onnx.runtime import Runtime
+
+MAX_PIXELS = 2**25
+"""Of a picture, before it is decoded: a file of a few kB can hold gigapixels."""
+
+_NPY = b"\x93NUMPY"
+
+
+def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
+    """One sample [1, *shape] from a command line: the path of a file, words, or numbers with commas.
+
+    Raises:
+        InputError: what was given makes no sample of this modality.
+        OSError: a file that cannot be read.
+    """
+    spec = runtime.modalities[name]
+    if is_text(spec) and not text.endswith(".npy"):
+        return runtime.tokenize([text], name)
+    if len(spec.shape) == 1 and (numbers := _numbers(text)) is not None:
+        return from_list(runtime, name, [numbers])
+    path = Path(text)
+    if not path.is_file():
+        raise InputError(f"modality {name!r}: {text!r} is no file; expected {expected(spec)}")
+    return from_bytes(runtime, name, path.read_bytes(), text)
+
+
+def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndarray:
+    """Samples [B, *shape] from the content of a file: .npy (one sample or several), a picture, text, JSON or CSV.
+
+    Raises:
+        InputError: what is wrong with it; ``source`` names it.
+    """
+    spec = runtime.modalities[name]
+    where = f"modality {name!r}: {source}"
+    if data.startswith(_NPY):
+        found = _npy(data, where)
+        return found[None] if found.shape == spec.shape else found
+    if spec.kind == "image":
+        return _picture(data, spec, where)[None]
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise BadDtype(f"{where}: {len(data)} bytes of no known format, expected {expected(spec)}") from None
+    if is_text(spec):
+        return runtime.tokenize([text], name)
+    if text.startswith("["):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadValue(f"{where}: not valid JSON ({error})") from None
+        found = _array(spec, value, where)
+        return found[None] if found.shape == spec.shape else found
+    numbers = _numbers(text)
+    if numbers is None:
+        raise BadValue(f"{where}: expected {expected(spec)}")
+    return from_list(runtime, name, [numbers])
+
+
+def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
+    """Samples [B, *shape] from plain Python data, such as parsed JSON: nested lists of numbers, or texts.
+
+    Raises:
+        InputError: ragged, of another shape, or not numbers.
+    """
+    spec = runtime.modalities[name]
+    where = f"modality {name!r}"
+    if not isinstance(rows, list):
+        raise BadShape(f"{where} is a {type(rows).__name__}, expected a list of samples")
+    if rows and all(isinstance(row, str) for row in rows):
+        if not is_text(spec):
+            raise BadDtype(f"{where} holds texts, expected {expected(spec)}")
+        return runtime.tokenize(rows, name)
+    return _array(spec, rows, where)
+
+
+def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
+    """A sample [*shape] as a line for a person: words, or numbers; None where a file is needed."""
+    spec = runtime.modalities[name]
+    if is_text(spec):
+        return runtime.detokenize(sample[None], name)[0]
+    if len(spec.shape) == 1:
+        return ",".join(f"{value:g}" for value in sample.tolist())
+    return None
+
+
+def texts(runtime: Runtime, name: str, samples: np.ndarray) -> list[str] | None:
+    """Samples [B, *shape] of words as texts; None for other modalities."""
+    return runtime.detokenize(samples, name) if is_text(runtime.modalities[name]) else None
+
+
+def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> Path:
+    """Write a sample [*shape] as .png (images), .txt (words), .csv (numbers) or, where the path says so or nothing
+    else fits, .npy; the suffix is added unless it is there. The file is there when it is complete."""
+    spec, path = runtime.modalities[name], Path(path)
+    suffix = path.suffix.lower()
+    line = as_text(runtime, name, sample)
+    if suffix != ".npy" and is_picture(spec):
+        path, data = _files.with_ending(path, ".png"), png(sample)
+    elif suffix != ".npy" and line is not None:
+        path, data = _files.with_ending(path, ".txt" if is_text(spec) else ".csv"), f"{line}\n".encode()
+    else:
+        file = io.BytesIO()
+        np.save(file, sample, allow_pickle=False)
+        path, data = _files.with_ending(path, ".npy"), file.getvalue()
+    _files.write_atomic(path, data)
+    return path
+
+
+def example(runtime: Runtime, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Rows of every modality, of numbers that mean nothing: to try or time a bundle, whatever its model is."""
+    rng = np.random.default_rng(seed)
+    made: dict[str, np.ndarray] = {}
+    for name, spec in runtime.modalities.items():
+        shape = (rows, *spec.shape)
+        tokens = spec.dtype == "int64"
+        made[name] = rng.integers(0, spec.vocabulary_size or 1, shape) if tokens else rng.random(shape, np.float32)
+    return made
+
+
+def is_text(spec: ModalitySpec) -> bool:
+    """Token ids that the bundle can turn into words."""
+    return spec.dtype == "int64" and (spec.vocabulary is not None or spec.tokens is not None)
+
+
+def is_picture(spec: ModalitySpec) -> bool:
+    return spec.kind == "image" and len(spec.shape) == 3 and spec.shape[0] in (1, 3)
+
+
+def png(sample: np.ndarray) -> bytes:
+    """An image [C, H, W] in [0, 1] as a PNG file."""
+    pillow = _lazy.require("PIL.Image", extra="image")
+    pixels = (np.clip(np.nan_to_num(sample), 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    file = io.BytesIO()
+    pillow.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def expected(spec: ModalitySpec) -> str:
+    """What can be given for a modality, in words."""
+    array = f"a .npy array of shape {list(spec.shape)}"
+    if is_picture(spec):
+        return f"a picture or {array}"
+    if is_text(spec):
+        return f"a text or {array}"
+    if len(spec.shape) == 1:
+        return f"{spec.shape[0]} numbers with commas between them or {array}"
+    return array
+
+
+def _numbers(text: str) -> list[float] | None:
+    try:
+        return [float(cell) for cell in text.replace("\n", ",").split(",")]
+    except ValueError:
+        return None
+
+
+def _array(spec: ModalitySpec, value: Any, where: str) -> np.ndarray:
+    """Nested lists as float32 (null is NaN) or int64; never by way of strings, which NumPy would make as long as the
+    longest of them."""
+    try:
+        with np.errstate(over="ignore"):  # what does not fit becomes inf, which the Runtime refuses by name
+            found = np.array(value, dtype=np.float32 if spec.dtype == "float32" else np.float64)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise BadShape(f"{where} is no array of numbers ({error}), expected {expected(spec)}") from None
+    if spec.dtype == "float32":
+        return found
+    if not (np.isfinite(found) & (found == np.floor(found)) & (np.abs(found) < 2**53)).all():
+        raise BadDtype(f"{where} holds other things than whole numbers, expected token ids")
+    return found.astype(np.int64)
+
+
+def _npy(data: bytes, where: str) -> np.ndarray:
+    """An array from a .npy file that is exactly as long as its header says."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = read_header[version](file)
+    except (ValueError, KeyError, EOFError, OverflowError, RecursionError, MemoryError) as error:
+        raise BadValue(f"{where}: a damaged .npy file ({error})") from None
+    if dtype.kind not in "biuf":
+        raise BadDtype(f"{where}: a .npy file of {dtype}, expected numbers")
+    size = dtype.itemsize
+    for n in shape:
+        size *= n  # in Python's integers, which do not overflow
+    rest = data[file.tell() :]
+    if size != len(rest) or any(n < 0 for n in shape):
+        raise BadValue(f"{where}: a .npy file with {len(rest)} bytes of data, expected {size} for {list(shape)}")
+    found = np.frombuffer(rest, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    return found.copy()
+
+
+def _picture(data: bytes, spec: ModalitySpec, where: str) -> np.ndarray:
+    """Float32 [C, H, W] in [0, 1], made to fit as the bundle says."""
+    if not is_picture(spec):
+        raise BadDtype(f"{where}: expected {expected(spec)}")
+    pillow = _lazy.require("PIL.Image", extra="image")
+    how = spec.preprocessing or {}
+    try:
+        with pillow.open(io.BytesIO(data)) as image:
+            pixels = image.width * image.height
+        if pixels > MAX_PIXELS:
+            raise BadShape(f"{where}: a picture of {pixels} pixels, expected at most {MAX_PIXELS}")
+        return _pictures.read(data, spec.shape, how.get("fit", "stretch"), how.get("background", 1.0))
+    except InputError:
+        raise
+    except pillow.UnidentifiedImageError:
+        raise BadDtype(f"{where}: {len(data)} bytes of no known format, expected {expected(spec)}") from None
+    except Exception as error:  # Pillow's plugins raise whatever their parsing ran into
+        raise BadValue(f"{where}: a damaged picture ({error})") from None

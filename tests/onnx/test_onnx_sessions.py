@@ -1,0 +1,93 @@
+"""A part that does not end is stopped; what is open stays in its process."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from mmvae_fast.onnx import BadValue, InferenceTimeout, Runtime, manifest
+from mmvae_fast.onnx.manifest import PartSpec, TensorSpec
+from mmvae_fast.onnx.sessions import Sessions
+
+
+def endless(path):
+    """x -> x + 1, 2^62 times."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["y", "one"], ["next"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("y", TensorProto.FLOAT, ["n"])],
+        [value("on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, ["n"])],
+    )
+    constants = [
+        helper.make_tensor("count", TensorProto.INT64, [], [2**62]),
+        helper.make_tensor("true", TensorProto.BOOL, [], [True]),
+        helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]),
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["count", "true", "x"], ["out"], body=body)],
+        "endless",
+        [value("x", TensorProto.FLOAT, ["n"])],
+        [value("out", TensorProto.FLOAT, ["n"])],
+        constants,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+def test_a_part_that_does_not_end_is_stopped(tmp_path):
+    endless(tmp_path / "endless.onnx")
+    part = PartSpec("endless.onnx", (TensorSpec("x", "float32", ("n",)),), (TensorSpec("out", "float32", ("n",)),))
+    described = SimpleNamespace(
+        parts={"endless": part}, files={"endless.onnx": manifest.sha256(tmp_path / "endless.onnx")}
+    )
+    sessions = Sessions(tmp_path, described, 1, False, 0.3)
+    began = time.monotonic()
+    for _ in range(2):  # the session is as good as before
+        with pytest.raises(InferenceTimeout, match=r"endless: stopped after 0\.3 s, the timeout"):
+            sessions.run("endless", [np.zeros(1, np.float32)])
+    assert time.monotonic() - began < 20
+
+
+def test_answers_in_time_are_as_without_a_timeout(mopoe, make_inputs):
+    patient = Runtime.load(mopoe.folder, timeout=60.0, threads=2, spin=True)
+    np.testing.assert_allclose(
+        patient.encode(make_inputs()).mu, mopoe.runtime.encode(make_inputs()).mu, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_pickled_and_shared(mopoe, make_inputs):
+    inputs = make_inputs()
+    expected = mopoe.runtime.reconstruct(inputs)
+    again = pickle.loads(pickle.dumps(mopoe.runtime))
+    assert again.info["loaded_parts"] == []
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: again.reconstruct(inputs), range(24)):
+            for name, x in expected.items():
+                np.testing.assert_allclose(found[name], x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, "1", True])
+def test_bad_timeout(mopoe, timeout):
+    with pytest.raises(BadValue, match="timeout is .*, expected a number of seconds above 0, or None"):
+        Runtime.load(mopoe.folder, timeout=timeout)
+
+
+def test_fuse_takes_experts_of_ones_own(mopoe, make_inputs):
+    experts = [mopoe.runtime._run(f"encoder_{name}", x) for name, x in make_inputs().items()]
+    mu, logvar = (np.stack([e[i] for e in experts], 1) for i in range(2))
+    mask = np.ones(mu.shape[:2], bool)
+    np.testing.assert_allclose(
+        mopoe.runtime.fuse(mu, logvar, mask).mu, mopoe.runtime.encode(make_inputs()).mu, atol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"mu has shape \[5, 3, 5\], expected \[B, 3, 6\]"):
+        mopoe.runtime.fuse(mu[..., :5], logvar, mask)
+    mu[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="mu holds NaN or infinity in an observed expert"):
+        mopoe.runtime.fuse(mu, logvar, mask)
