@@ -114,7 +114,7 @@ def series(cell: Any) -> np.ndarray:
 
 def align_files(
     files: Sequence[Path], out: Path, *, rates: Sequence[float] | None, times: bool, max_lag: float | None
-) -> tuple[list[float], Path]:
+) -> tuple[list[float], list[float], Path]:
     """Write a table of several files' series on one clock: ``time``, that of the first file, and a column a channel.
 
     Args:
@@ -123,7 +123,7 @@ def align_files(
         max_lag: see :func:`mmvae_fast.features.estimate_lag`.
 
     Returns:
-        by how much each lags behind the first, and the file written.
+        by how much each but the first lags behind it, how far each is correlated with it then, and the file written.
 
     Raises:
         ValueError, OSError: files that cannot be read, or have no lag; sounds beside tables whose rate nobody says.
@@ -156,7 +156,7 @@ def align_files(
         )
     found = align(streams, times=clocks, max_lag=max_lag)
     table = np.concatenate([found.times[:, None], *found.streams.values()], 1)
-    return list(found.lags.values()), write_table(out, header, table)
+    return list(found.lags.values())[1:], list(found.correlations.values()), write_table(out, header, table)
 
 
 def read_table(path: Path) -> Table:

@@ -118,7 +118,12 @@ def _tables(figures: Mapping[str, Any]) -> list[tuple[str, Table]]:
 
 
 def _skipped(figures: Mapping[str, Any]) -> list[str]:
-    return [f"{what}: {why}" for what, why in figures.get("skipped", {}).items()]
+    """A line a reason: "latents of a, b: why", where it is the same for several."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for what, why in figures.get("skipped", {}).items():
+        kind, of, name = what.partition(" of ")
+        lines.setdefault((f"{kind}{of}", why), []).append(name)
+    return [f"{head}{', '.join(names)}: {why}" for (head, why), names in lines.items()]
 
 
 def _cells(table: Table) -> list[list[str]]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmvae_fast._lazy import require
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import MODELS, MultimodalVAE
-from mmvae_fast.models.base import layer_sizes, number
+from mmvae_fast.models.base import below_one, layer_sizes, number
 from mmvae_fast.models.batch import Batch, Mask
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.seeds import branch
@@ -94,9 +94,7 @@ class FusionClassifier(System):
             raise ValueError(f"model is {model!r}, which trains in {self.model.stages} stages; expected one with one")
         self.latent_dim = latent_dim
         self.generative_weight = number("generative_weight", generative_weight)
-        self.modality_dropout = number("modality_dropout", modality_dropout)
-        if self.modality_dropout >= 1:
-            raise ValueError(f"modality_dropout is {modality_dropout}, expected a probability below 1")
+        self.modality_dropout = below_one("modality_dropout", modality_dropout)
         self.consistency_weight = number("consistency_weight", consistency_weight)
         self.confidence = number("confidence", confidence)
         if self.confidence > 1:

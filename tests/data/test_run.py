@@ -375,7 +375,7 @@ def test_wrong_use_of_a_run(run, tmp_path):
         (("sample", run, "--out", digits / "img"), 1, "is not a folder of samples"),
         (("embed", run, digits / "train.csv", "--out", tmp_path / "z.txt"), 2, ".parquet, .csv, .npy"),
         (("embed", run, digits / "none.csv", "--out", tmp_path / "z.csv"), 1, "no such file"),
-        (("evaluate", digits / "img"), 1, "readers.json: no such file"),
+        (("evaluate", digits / "img"), 1, "is not a folder that mmvae-fast train wrote"),
         (("evaluate", digits / "nothing"), 1, "no such folder"),
     ):
         result = call(*args)

@@ -224,8 +224,9 @@ def test_bad_input(halves, half_modalities):
         make(half_modalities, model="TELBO")
     with pytest.raises(ValueError, match="'label' is reserved"):
         FusionClassifier({"label": Image((1, 8, 8))}, 2)
-    with pytest.raises(ValueError, match="probability below 1"):
-        make(half_modalities, modality_dropout=1.0)
+    for wrong in (1.0, -3):
+        with pytest.raises(ValueError, match=f"modality_dropout is {wrong}, expected 0 to below 1"):
+            make(half_modalities, modality_dropout=wrong)
     with pytest.raises(ValueError, match=r"confidence is 1.5, expected a probability"):
         make(half_modalities, confidence=1.5)
     with pytest.raises(ValueError, match="consistency_weight is -1, expected a finite number"):
