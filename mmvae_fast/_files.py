@@ -78,6 +78,31 @@ def replace_folder(temp: str | os.PathLike, target: str | os.PathLike) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def fill_folder(temp: str | os.PathLike, folder: str | os.PathLike, last: str) -> None:
+    """Move what the finished folder ``temp`` holds up into ``folder``, in which it lies and which is else empty; unlike
+    :func:`replace_folder`, also where ``folder`` is a mount point or a process stands in it.
+
+    Args:
+        last: the entry that says that the others are there.
+
+    Raises:
+        FileExistsError: somebody has put something there meanwhile.
+    """
+    temp, folder = Path(temp), Path(folder)
+    strangers = sorted(path.name for path in folder.iterdir() if path.name != temp.name)
+    if strangers:
+        raise FileExistsError(f"{folder} was empty and now holds {strangers}, so nothing is put there")
+    entries = sorted(temp.iterdir(), key=lambda path: path.name == last)
+    try:
+        for entry in entries:
+            os.rename(entry, folder / entry.name)
+    except BaseException:
+        for entry in entries:
+            if not entry.exists():  # it has moved
+                _remove(folder / entry.name)
+        raise
+
+
 def recover_folder(target: str | os.PathLike) -> None:
     """Undo a :func:`replace_folder` that was killed between its two renames, or finish one killed after them."""
     target = Path(target)

@@ -93,7 +93,8 @@ def test_demo_says_which_extra_is_missing(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-def test_ctrl_c_while_training_is_one_sentence_and_130(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 143)])
+def test_a_stop_while_training_is_one_sentence_and_its_code(tmp_path, number, code):
     for module in ("lightning", "sklearn", "librosa"):
         pytest.importorskip(module)
     process = command("-m", "mmvae_fast", "demo", "--epochs", "1000", "--draws", "200", cwd=tmp_path)
@@ -101,11 +102,11 @@ def test_ctrl_c_while_training_is_one_sentence_and_130(tmp_path):
         for line in process.stderr:
             if line.startswith("epoch "):  # it trains
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == INTERRUPTED
+    assert process.returncode == code
     said = [line for line in err.splitlines() if not line.startswith("epoch ")]
     assert said == ["Stopped; demo_out is as it was before."]
     assert list(tmp_path.iterdir()) == []
@@ -316,3 +317,16 @@ def test_doctor_compares_extras_with_what_is_installed(monkeypatch):
     assert "surely-not-there MISSING" in result.output
     assert "(WANTED >=999)" in result.output
     assert result.exit_code == 0  # extras are a choice
+
+
+def test_an_exit_that_no_training_asked_for_stays_and_needs_no_torch():
+    program = (
+        "import sys\n"
+        "from mmvae_fast.cli.app import plain_errors\n"
+        "sys.modules['torch'] = None\n"
+        "with plain_errors():\n"
+        "    sys.exit(7)\n"
+    )
+    process = command("-c", program)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 7 and err == ""

@@ -21,7 +21,8 @@ def align(
     max_lag: Annotated[float | None, typer.Option(help="Largest lag to look for, in the unit of time.")] = None,
 ) -> None:
     """Bring series that were sampled at different times onto the clock of the first; print how much each lags behind
-    it. Time is in seconds; without --rate or --times (sounds know their rates), in rows."""
+    it, and how far they are correlated then (near 0, there is no lag to speak of). Time is in seconds; without --rate
+    or --times (sounds know their rates), in rows. Sounds beside tables need --rate once for each."""
     with plain_errors():
         from mmvae_fast.data._streams import align_files
         from mmvae_fast.data.errors import ConfigError
@@ -33,7 +34,7 @@ def align(
         if rate and len(rate) not in (1, len(files)):
             raise ConfigError(f"align: --rate comes {len(rate)} times, expected once or {len(files)} times")
         rates = None if not rate else rate * len(files) if len(rate) == 1 else rate
-        lags, written = align_files(files, out, rates=rates, times=times, max_lag=max_lag)
-        for path, lag in list(zip(files, lags, strict=True))[1:]:
-            print(f"{path} lags {lag:g} behind {files[0]}")
+        lags, correlations, written = align_files(files, out, rates=rates, times=times, max_lag=max_lag)
+        for path, lag, correlation in zip(files[1:], lags, correlations, strict=True):
+            print(f"{path} lags {lag:g} behind {files[0]} (correlation {correlation:.2f})")
         print(written)

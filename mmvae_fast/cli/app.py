@@ -17,6 +17,7 @@ from mmvae_fast import __version__
 FAILED = 1
 WRONG_USAGE = 2  # of the command line or of a configuration
 INTERRUPTED = 130  # what a shell reports of a process that Ctrl-C ended
+TERMINATED = 143  # and of one that SIGTERM did
 
 app = typer.Typer(
     name="mmvae-fast",
@@ -56,6 +57,11 @@ def plain_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         fail(_capitalised(str(stop)) or "Stopped.", INTERRUPTED)
+    except SystemExit as stop:
+        training = sys.modules.get("mmvae_fast.training.stopping")  # as below; what stops no training is not ours
+        if training is None or not training.is_termination(stop):
+            raise
+        fail(_capitalised(str(stop)) or "Stopped.", TERMINATED)
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
         data = sys.modules.get("mmvae_fast.data.errors")  # importing it takes torch; an error of it has done so
         wrong_usage = data is not None and isinstance(error, data.ConfigError)

@@ -68,7 +68,9 @@ def classify(
             dataset = opened.dataset(data, on_error=on_error)
             copied = {} if id is None else {id: _column(dataset, id)}
             batches = track(opened.batches(dataset, batch_size, workers), -(-len(dataset) // batch_size), "classifying")
-            p = torch.cat([classifier.predict_proba(batch, mask) for batch, mask in batches])
+            told = [(classifier.predict_proba(batch, mask), mask) for batch, mask in batches]
+            p = torch.cat([found for found, _ in told])
+            runs.say_empty(dataset, [mask for _, mask in told])
             if text := dataset.report():
                 print(f"{text}\nThey counted as missing.", file=sys.stderr)
         assert out is not None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmvae_fast.cli.app import INTERRUPTED, app, fail
+from mmvae_fast.cli.app import INTERRUPTED, TERMINATED, app, fail
 
 
 @app.command()
@@ -40,6 +40,12 @@ def demo(
             fail(f"{type(error).__name__}: {error}\n{out} is as it was before.")
     except KeyboardInterrupt:
         fail(f"Stopped; {out} is as it was before.", code=INTERRUPTED)
+    except SystemExit as stop:
+        from mmvae_fast.training.stopping import is_termination
+
+        if not is_termination(stop):
+            raise
+        fail(f"Stopped; {out} is as it was before.", code=TERMINATED)
     console.print()
     console.print(summary(result))
     console.print(f"took {result.timings['total']:.0f} s; open:", highlight=False)

@@ -64,8 +64,10 @@ def embed(
         dataset = opened.dataset(data, on_error=on_error)
         batches = track(opened.batches(dataset, batch_size, workers), -(-len(dataset) // batch_size), "embedding")
         with torch.no_grad():
-            latents = (model.encode(batch, mask) for batch, mask in batches)
-            z = torch.cat([found if isinstance(found, torch.Tensor) else found.mu for found in latents])
+            latents = ((model.encode(batch, mask), mask) for batch, mask in batches)
+            kept = [(found if isinstance(found, torch.Tensor) else found.mu, mask) for found, mask in latents]
+        z = torch.cat([found for found, _ in kept])
+        runs.say_empty(dataset, [mask for _, mask in kept])
         if text := dataset.report():
             print(f"{text}\nThey counted as missing.", file=sys.stderr)
         write_latents(out, z.numpy(force=True))

@@ -10,6 +10,8 @@ import typer
 
 from mmvae_fast.cli.app import app, plain_errors
 
+_SHOWN = 10  # so many rows of unknown classes are listed
+
 
 @app.command()
 def evaluate(
@@ -41,6 +43,7 @@ def evaluate(
     with plain_errors():
         import json
 
+        from mmvae_fast.data.errors import ConfigError
         from mmvae_fast.data.run import Run
         from mmvae_fast.models import MultimodalVAE
 
@@ -52,13 +55,15 @@ def evaluate(
         manifest = str(dataset.manifest.path)
         plain = isinstance(model, MultimodalVAE)
         if samples and not (plain and model.generative):
-            raise ValueError(f"--samples is {samples}, but {type(model).__name__} has no density: leave it out")
+            raise ConfigError(f"--samples is {samples}, but {type(model).__name__} has no density: leave it out")
         if plain:
             found = {"data": manifest, **_score(opened, dataset, samples, batch_size, workers, seed)}
             print(json.dumps(found, indent=1) if as_json else _as_text(found))
         if report is not None or not plain:
             rows, labels = _read(opened, dataset, batch_size, workers)
             judged = _judge(model, rows, labels, samples, generated, batch_size, seed)
+            if unknown := opened.unknown_labels(dataset):
+                _leave_out(judged, dataset, unknown)
             if not plain:
                 content = {"data": manifest, **judged.as_dict()}
                 print(json.dumps(content, indent=1) if as_json else f"{manifest}: {judged.as_text()}", end="")
@@ -85,6 +90,22 @@ def _read(opened: Any, dataset: Any, batch_size: int, workers: int) -> tuple[Any
     batches = track(opened.batches(dataset, batch_size, workers), -(-len(dataset) // batch_size), "reading")
     ids = opened.label_ids(dataset)
     return Rows.gather(opened.model, batches), ids if bool((ids >= 0).any()) else None
+
+
+def _leave_out(judged: Any, dataset: Any, unknown: list[Any]) -> None:
+    """Say in the report and on standard error which rows nothing that takes classes could count."""
+    rows = "1 row has" if len(unknown) == 1 else f"{len(unknown)} rows have"
+    said = f"{rows} a class that the training data did not, so what takes classes left them out"
+    classes = list(dict.fromkeys(fault.problem.partition(" is the class")[0] for fault in unknown))
+    judged.figures.setdefault("skipped", {})["rows of unknown classes"] = f"{said}: {_few(classes)}"
+    lines = [f"  row {fault.row + 1}, {fault.name}: {fault.problem}" for fault in unknown[:_SHOWN]]
+    if len(unknown) > _SHOWN:
+        lines.append(f"  and {len(unknown) - _SHOWN} more")
+    print("\n".join([f"{dataset.manifest.path}: {said}", *lines]), file=sys.stderr)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _judge(model: Any, rows: Any, labels: Any, samples: int, generated: int, batch_size: int, seed: int) -> Any:

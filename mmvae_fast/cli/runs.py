@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from mmvae_fast._english import with_article
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
+    from mmvae_fast.data.dataset import ManifestDataset
     from mmvae_fast.data.run import Run
     from mmvae_fast.models import MultimodalVAE
+
+_SHOWN = 10  # so many rows are named
 
 Temperature = Annotated[
     float | None,
@@ -55,8 +62,8 @@ def load(folder: Path, command: str) -> Run:
 
     run = Run.load(folder)
     if command not in (fitting := commands(run)):
-        kind = type(run.model).__name__
-        raise ConfigError(f"{folder} holds a {kind}, which has no {command}; it has {', '.join(fitting)}")
+        kind = with_article(type(run.model).__name__)
+        raise ConfigError(f"{folder} holds {kind}, which has no {command}; it has {', '.join(fitting)}")
     return run
 
 
@@ -87,11 +94,23 @@ def read(run: Run, name: str, value: str, where: str) -> Tensor:
     columns = run.config.columns()[name]
     cell: Any = value if isinstance(columns, str) else next(csv.reader([value]))
     if isinstance(columns, list) and len(cell) != len(columns):
-        raise ConfigError(f"{where}: {len(cell)} values, expected {len(columns)}: {', '.join(columns)}")
+        got = "1 value" if len(cell) == 1 else f"{len(cell)} values"
+        raise ConfigError(f"{where}: {got}, expected {len(columns)} with commas between: {', '.join(columns)}")
     try:
         return run.readers[name].read(cell)
     except (ValueError, OSError) as error:
-        raise type(error)(f"{where}: {error}") from error
+        wrong = type(error) if run.readers[name].reads_files else ConfigError  # a file's fault, or the argument's own
+        raise wrong(f"{where}: {error}") from error
+
+
+def say_empty(dataset: ManifestDataset, masks: Sequence[Tensor]) -> None:
+    """Say on standard error which rows have no modality, by the masks, bool [B, M], of all batches."""
+    empty = [row for row, mask in zip(dataset.rows, itertools.chain(*masks), strict=True) if not mask.any()]
+    if not empty:
+        return
+    numbers = ", ".join(str(row + 1) for row in empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
+    rows = f"1 row ({numbers}) has" if len(empty) == 1 else f"{len(empty)} rows ({numbers}) have"
+    print(f"{dataset.manifest.path}: {rows} nothing that the model takes, and get a guess", file=sys.stderr)
 
 
 def read_given(run: Run, given: Sequence[str]) -> dict[str, Tensor]:

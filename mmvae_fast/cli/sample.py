@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmvae_fast._english import with_article
 from mmvae_fast.cli.app import app, plain_errors
 from mmvae_fast.cli.runs import Temperature, TopK, TopP
 
@@ -47,7 +48,9 @@ def sample(
         if isinstance(opened.model, GAN):
             made, labels = _of_gan(opened, opened.model, n, label or [], seed)
         elif label:
-            raise ConfigError(f"--label: {run} holds a {type(opened.model).__name__}, which makes no classes on demand")
+            raise ConfigError(
+                f"--label: {run} holds {with_article(type(opened.model).__name__)}, which makes no classes on demand"
+            )
         else:
             made = runs.vae(opened).sample(n, seed=seed, to=to or None)
         total = len(next(iter(made.values())))

@@ -85,23 +85,24 @@ class Delay:
 
 def align_files(
     files: Sequence[Path], out: Path, *, rates: Sequence[float] | None, times: bool, max_lag: float | None
-) -> tuple[list[float], Path]:
+) -> tuple[list[float], list[float], Path]:
     """Write a table of several files' series on one clock: ``time``, that of the first file, and a column a channel.
 
     Args:
-        rates: in Hz; None is what sound files say, and else a row each.
+        rates: in Hz; None is what sound files say, and else a row each, where no file is a sound.
         times: the first column of each file is the time of a row.
         max_lag: see :func:`mmvae_fast.features.estimate_lag`.
 
     Returns:
-        by how much each lags behind the first, and the file written.
+        by how much each but the first lags behind it, how far each is correlated with it then, and the file written.
 
     Raises:
-        ValueError, OSError: files that cannot be read, or have no lag.
+        ValueError, OSError: files that cannot be read, or have no lag; sounds beside tables whose rate nobody says.
     """
     streams: dict[str, np.ndarray] = {}
     clocks: dict[str, np.ndarray] = {}
     header = ["time"]
+    known: dict[Path, bool] = {}
     stems = [path.stem for path in files]
     for i, path in enumerate(files):
         values, rate, names = _read_file(path)
@@ -110,16 +111,23 @@ def align_files(
                 raise ValueError(f"{path}: has one column, expected the time and at least one more")
             at, values, names = values[:, 0], values[:, 1:], names and names[1:]
         else:
-            at = np.arange(len(values)) / (rate if rates is None else rates[i])
+            rate = rate if rates is None else rates[i]
+            known[path] = rate is not None
+            at = np.arange(len(values)) / (rate or 1)
         stem = stems[i] if stems.count(stems[i]) == 1 else f"{stems[i]}{i + 1}"
         columns = names or ([] if values.shape[1] == 1 else [str(c + 1) for c in range(values.shape[1])])
         header += [f"{stem}.{column}" for column in columns] or [stem]
         streams[str(path)], clocks[str(path)] = series(values), at
     if len(streams) < len(files):
         raise ValueError("a file is named twice, expected different ones")
+    if len(set(known.values())) > 1:
+        sounds, tables = (", ".join(str(path) for path, has in known.items() if has is of) for of in (True, False))
+        raise ValueError(
+            f"{sounds}: a sound, whose rate is known; {tables}: a table that says none: give --rate, in Hz"
+        )
     found = align(streams, times=clocks, max_lag=max_lag)
     table = np.concatenate([found.times[:, None], *found.streams.values()], 1)
-    return list(found.lags.values()), write_table(out, header, table)
+    return list(found.lags.values())[1:], list(found.correlations.values()), write_table(out, header, table)
 
 
 def sound(path: Path) -> tuple[np.ndarray, int]:
@@ -134,13 +142,13 @@ def sound(path: Path) -> tuple[np.ndarray, int]:
     return load_audio(path, rate), rate
 
 
-def _read_file(path: Path) -> tuple[np.ndarray, float, list[str] | None]:
-    """Values [T, channels], rate (1 if the file says none), and names of the channels if it has them."""
+def _read_file(path: Path) -> tuple[np.ndarray, float | None, list[str] | None]:
+    """Values [T, channels], rate (None if the file says none), and names of the channels if it has them."""
     if path.suffix.lower() in SOUNDS:
         wave, rate = sound(path)
         return wave[:, None].astype(np.float64), float(rate), None
     values, names = read_table(path)
-    return series(values), 1.0, names
+    return series(values), None, names
 
 
 def _with_rate(cell: Any) -> tuple[np.ndarray, float | None]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from mmvae_fast._english import with_article
 from mmvae_fast._lazy import require
 from mmvae_fast.data.errors import ConfigError
 from mmvae_fast.data.manifest import nearest
@@ -163,7 +164,9 @@ class RunConfig(_Strict):
                 raise ConfigError(f"{where}: {error}") from error
             count, of = readers[name].n_columns, self._columns(name)
             if count is not None and (isinstance(of, str) or len(of) != count):
-                raise ConfigError(f"{where}: a {modality.kind} is made of {count} columns, expected columns: [.., ..]")
+                raise ConfigError(
+                    f"{where}: {with_article(modality.kind)} is made of {count} columns, expected columns: [.., ..]"
+                )
         return readers
 
     def model_class(self) -> Any:
@@ -183,7 +186,7 @@ class RunConfig(_Strict):
         # those with an underscore are the models' own business
         options = {option for option in _parameters(cls) if not option.startswith("_")}
         if "latent_dim" not in options and self.model.latent_dim is not None:
-            raise ConfigError(f"model.latent_dim: a {name} has none, expected no such key")
+            raise ConfigError(f"model.latent_dim: {with_article(name)} has none, expected no such key")
         if name in SYSTEMS:
             self._check_system(name, options)
         _check_options("model", self.model.options, (options | {"name"}) - _NOT_YAML)
@@ -192,12 +195,14 @@ class RunConfig(_Strict):
     def _check_system(self, name: str, options: set[str]) -> None:
         """What of the file only models have a use for, and what a system needs."""
         if "classes" in self.model.options and "classes" in options:
-            raise ConfigError(f"model.classes: a {name} has those of the column that data.label names, no such key")
+            raise ConfigError(
+                f"model.classes: {with_article(name)} has those of the column that data.label names, no such key"
+            )
         rates = [option for option in sorted(options) if option.startswith(("lr", "gradient_clip"))]
         for key in sorted(self.training.model_fields_set - set(OF_SYSTEMS)):
             instead = [f"model.{option}" for option in rates if option.startswith(key)]
             hint = f"; see {', '.join(instead)}" if instead else f", expected some of {', '.join(OF_SYSTEMS)}"
-            raise ConfigError(f"training.{key}: a {name} has no use for it{hint}")
+            raise ConfigError(f"training.{key}: {with_article(name)} has no use for it{hint}")
         if name == "FusionClassifier" and self.data.label is None:
             raise ConfigError("data.label: is missing, expected the column with the classes of a FusionClassifier")
 

@@ -77,7 +77,7 @@ class ManifestDataset(Dataset):
             return reader.read(self.manifest.resolve(cell, reader))
         if (row, name) not in self._kept:
             self._kept[row, name] = reader.read(self.manifest.resolve(cell, reader))
-        return self._kept[row, name]
+        return self._kept[row, name].clone()  # what a caller does to it is not to be kept
 
     def faults(self) -> list[Fault]:
         """The cells that could not be read so far, by whatever process; they are read once more to say why."""

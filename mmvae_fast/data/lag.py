@@ -17,7 +17,7 @@ class LagReader(VectorReader):
     """Two columns of series (what a ``sequence`` takes) or of sound files -> float32 [1]: by how many seconds, or steps
     where no rate is known, what the second holds comes later than in the first, standardised as a ``vector`` is. It is
     estimated by cross-correlation (:func:`mmvae_fast.features.align`). A row without one of the two has no lag; a
-    series that is constant or of one step is an error of its row.
+    series that is constant or of one step is an error of its row, and so is a lag beyond ``max_lag``.
 
     Args:
         rates: of the two columns, in Hz; None is what a sound file says, and else one step each.

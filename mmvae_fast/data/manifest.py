@@ -121,11 +121,11 @@ class Manifest:
         return str(self.path.parent / cell) if isinstance(cell, str) else cell
 
     def labels(self) -> list[str | None]:
-        """Each row's class as text, None where it is missing."""
+        """Each row's class as text without the spaces around it, None where it is missing."""
         if self.label is None:
             return [None] * len(self)
         cells = self._values[self.label].to_pylist()
-        return [None if is_missing(cell) else str(cell) for cell in cells]
+        return [None if is_missing(cell) else str(cell).strip() for cell in cells]
 
     def column(self, name: str) -> list[Any]:
         """All cells of a column, whether or not it is a modality's.

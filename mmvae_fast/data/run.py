@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmvae_fast._english import with_article
 from mmvae_fast._files import write_atomic
 from mmvae_fast.data.config import RunConfig, read_config, write_config
 from mmvae_fast.data.dataset import Labelled, ManifestDataset, check_cells, fit_readers
@@ -52,6 +53,8 @@ class Run:
     readers: dict[str, Reader]
     classes: list[str] = field(default_factory=list)
     """The labels there are, sorted; a class is its place in this list."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of the manifests that it was trained on, "train" and "validation"; see :meth:`Manifest.digest`."""
 
     @property
     def vae(self) -> MultimodalVAE | None:
@@ -72,6 +75,8 @@ class Run:
             raise ValueError(f"{folder}: no such folder, expected one that mmvae-fast train wrote")
         checkpoint = next((path for name in (BEST, LAST) if (path := folder / name).is_dir()), None)
         at = _described_at(folder)
+        if not (at / READERS_FILE).exists():
+            raise ValueError(f"{folder} is not a folder that mmvae-fast train wrote: it has no {READERS_FILE}")
         description = _read_readers(at)
         readers = {name: Reader.from_config(config) for name, config in description["readers"].items()}
         if checkpoint is None:
@@ -82,7 +87,7 @@ class Run:
         read = {name: reader.modality().config() for name, reader in readers.items()}
         if read != {name: modality.config() for name, modality in model.modalities.items()}:
             raise ValueError(f"{folder / READERS_FILE} and {checkpoint} are of different runs; train again")
-        return cls(folder, config, model, readers, description["classes"])
+        return cls(folder, config, model, readers, description["classes"], description.get("data", {}))
 
     def dataset(self, manifest: str | os.PathLike | None = None, *, on_error: str | None = None) -> ManifestDataset:
         """A manifest as the model takes it; it may lack columns, and have others.
@@ -91,7 +96,8 @@ class Run:
             manifest: by default the configuration's test data, or else what was held out of training for validation.
 
         Raises:
-            ValueError: none given and none configured, or one that cannot be read (see :class:`Manifest`).
+            ValueError: none given and none configured, or one that cannot be read (see :class:`Manifest`); the rows
+                that were held out are wanted, but the manifest they were drawn from is not what it was.
         """
         data = self.config.data
         validation = data.validation
@@ -104,6 +110,11 @@ class Run:
         )  # fmt: skip
         rows = None
         if path is None:
+            if opened.digest() != self.digests.get("train"):
+                raise ValueError(
+                    f"{opened.path} was changed since training, so which rows were held out is not known; name a "
+                    "manifest with --data"
+                )
             rows = split_rows(len(opened), float(validation), self.config.training.seed)[1]  # type: ignore[arg-type]
         _check(opened, self.readers)
         return ManifestDataset(opened, self.readers, rows=rows, on_error=on_error or data.on_error)
@@ -126,6 +137,12 @@ class Run:
     def label_ids(self, dataset: ManifestDataset) -> Tensor:
         """Each row's class, int64 [N]; -1 where it has none, or one that the training data did not."""
         return _label_ids(dataset, self.classes)
+
+    def unknown_labels(self, dataset: ManifestDataset) -> list[Fault]:
+        """The rows whose class is none that the training data had."""
+        labels = dataset.manifest.labels()
+        found = ((row, _unknown(labels[row], self.classes)) for row in dataset.rows)
+        return [Fault(row, dataset.manifest.label or "", problem) for row, problem in found if problem is not None]
 
 
 def train(
@@ -221,7 +238,9 @@ def _fit(
         fit(model, training, validation=held_out, callbacks=(_at_start(write), *callbacks), **arguments)
         return
     if callbacks:
-        raise ValueError(f"callbacks are of training.fit, and a {config.model.name} trains with systems.fit: pass none")
+        raise ValueError(
+            f"callbacks are of training.fit, and {with_article(config.model.name)} trains with systems.fit: pass none"
+        )
     model.to(_device(arguments.pop("accelerator")))
     data: Dataset = training
     validation: Dataset | None = held_out
@@ -268,11 +287,16 @@ def _check_labels(config: RunConfig, manifest: Manifest, classes: Sequence[str])
     for row, label in enumerate(manifest.labels()):
         if label is None and gan:
             faults.append(Fault(row, manifest.label, "is empty, but each row of a conditional GAN needs its class"))
-        elif label is not None and label not in classes:
-            faults.append(
-                Fault(row, manifest.label, f"{label!r} is the class of no training row{nearest(label, classes)}")
-            )
+        elif (problem := _unknown(label, classes)) is not None:
+            faults.append(Fault(row, manifest.label, problem))
     manifest.refuse(faults)
+
+
+def _unknown(label: str | None, classes: Sequence[str]) -> str | None:
+    """What is wrong with a label that is not among the classes."""
+    if label is None or label in classes:
+        return None
+    return f"{label!r} is the class of no training row{nearest(label, classes)}"
 
 
 def _label_ids(dataset: ManifestDataset, classes: Sequence[str]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -68,3 +68,8 @@ def space(model: Judged, name: str, real: Tensor, judge: Judge | None, seed: int
     if isinstance(judge, Oracle):
         return oracle_features(judge)
     return pca_features(model.modalities[name], real, seed=derive(seed, "components"))
+
+
+def space_of_half(model: Judged, name: str, judge: Judge | None, seed: int) -> Callable[[Tensor], Features]:
+    """:func:`space`, of the real samples that :func:`mmvae_fast.evaluate.sample_quality` compares with."""
+    return lambda real: space(model, name, real, judge, seed)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmvae_fast.evaluate.judging import NO_LABELS, fit_on_others, judges_on_real, space, whole_rows
+from mmvae_fast.evaluate.judging import NO_LABELS, fit_on_others, judges_on_real, space_of_half, whole_rows
 from mmvae_fast.evaluate.oracles import Judge, classes_of
 from mmvae_fast.evaluate.quality import LEAST, sample_quality
 from mmvae_fast.evaluate.reconstruction import Meter
@@ -91,7 +91,7 @@ def cyclegan_figures(
             continue
         truth, of = there.data[name].cpu(), f"from {source}"
         found = sample_quality(
-            truth, {of: made}, space(system, name, truth, judge, seed), judge=judge,
+            truth, {of: made}, space_of_half(system, name, judge, seed), judge=judge,
             labels=there.labels if judge is not None else None,
             intended={of: asked} if judge is not None and asked is not None else {}, seed=seed,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmvae_fast.evaluate.judging import NO_LABELS, fit_on_others, judges_on_real, space, whole_rows
+from mmvae_fast.evaluate.judging import NO_LABELS, fit_on_others, judges_on_real, space_of_half, whole_rows
 from mmvae_fast.evaluate.oracles import Judge
 from mmvae_fast.evaluate.quality import LEAST, sample_quality
 from mmvae_fast.evaluate.rows import Rows, batch_seed, judged, shuffled
@@ -94,7 +94,7 @@ def gan_figures(
                 made = gan_samples(gan, generated, condition, seed=derive(seed, "samples"), batch_size=batch_size)
                 continue
             intended = {GENERATED: condition} if judge is not None and gan.classes is not None else {}
-            features = space(gan, name, truth, judge, seed)
+            features = space_of_half(gan, name, judge, seed)
             labels = real.labels if judge is not None else None
             found = sample_quality(
                 truth, {GENERATED: made}, features, judge=judge, labels=labels, intended=intended, seed=seed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ NEIGHBOURS, LEAST = 3, 8  # of precision and recall; rows below which sets of sa
 def sample_quality(
     real: Tensor,
     made: Mapping[str, Tensor],
-    features: Features,
+    features: Features | Callable[[Tensor], Features],
     *,
     judge: Judge | None = None,
     labels: Any = None,
@@ -33,21 +33,24 @@ def sample_quality(
     """How good samples of one modality are, for each of some sets that were made, and for real ones.
 
     Half of the real rows is what every set is compared with; the other half is one of the sets, "real half", and its
-    figures are what perfect samples would have. All sets are of one size, that of the smallest: all of these measures
-    depend on it. Which rows stand for a larger set, the seed draws.
+    figures are what perfect samples would have. All sets are compared with one size, that of the smallest, on which all
+    of these measures depend; which rows stand for a larger set, the seed draws. Only the shares of classes are of all
+    samples of a set.
 
     Args:
         real: [N, *shape].
         made: sets of samples [N', *shape] by name.
-        features: the space; see :mod:`mmvae_fast.evaluate.features`.
+        features: the space, see :mod:`mmvae_fast.evaluate.features`; or what finds one of real samples, and is given
+            the half that sets are compared with alone, so that it knows no more of "real half" than of the others.
         judge: who tells the class of a sample; of an :class:`Oracle` also the classifier score.
         labels: of the real rows, int [N], -1 where unknown.
         intended: by name of a set, the classes that its samples should show, int [N'].
 
     Returns:
         by set: "distance" (Fréchet), "precision", "recall"; of an oracle "classifier_score"; where the classes are
-        known "intended", the share of samples that show theirs, and "worst_class", that share of the class that has
-        the least; "rows" of every set, and "features", the space.
+        known "intended", the share of samples that show theirs, "worst_class", that share of the class that has the
+        least, and "judged", how many samples of the set these are of; "rows", how many of every set the other measures
+        are of, and "features", the space.
 
     Raises:
         ValueError: fewer than 8 samples in a set, or 16 real ones; classes without a judge, or for another number of
@@ -67,14 +70,16 @@ def sample_quality(
             "more"
         )
     order = shuffled(len(real), seed, "halves")
-    reference = features(_take(real, order[:rows]))
+    half, other = order.tensor_split([len(real) // 2])
+    space = features if isinstance(features, Features) else features(_take(real, half))
+    reference = space(_take(real, half[:rows]))
     sets = {name: (x, shuffled(len(x), seed, "samples", name)[:rows]) for name, x in made.items()}
-    sets[REAL] = (real, order[rows : 2 * rows])
-    classes = asked if of_real is None else {**asked, REAL: of_real}
+    sets[REAL] = (_take(real, other), torch.arange(rows))
+    classes = asked if of_real is None else {**asked, REAL: of_real[other]}
     found: dict[str, dict[str, Any]] = {}
-    for name, (x, some) in sets.items():
-        x = _take(x, some)
-        seen = features(x)
+    for name, (every, some) in sets.items():
+        x = _take(every, some)
+        seen = space(x)
         shares = precision_recall(reference, seen, k=NEIGHBOURS)
         found[name] = {
             "distance": frechet_distance(seen, reference), "precision": shares.precision, "recall": shares.recall,
@@ -83,13 +88,14 @@ def sample_quality(
             found[name]["classifier_score"] = classifier_score(judge.probabilities(x), splits=1).score
         if name in classes:
             assert judge is not None
-            found[name] |= _shown(np.asarray(judge(x)), classes[name][some])
-        found[name] |= {"rows": rows, "features": features.name}
+            found[name] |= _shown(np.asarray(judge(every)), classes[name])
+        found[name] |= {"rows": rows, "features": space.name}
     return found
 
 
-def _shown(told: np.ndarray, wanted: Tensor) -> dict[str, float]:
-    """The share of samples that show their class, of all and of the worst; nothing where no class is known."""
+def _shown(told: np.ndarray, wanted: Tensor) -> dict[str, Any]:
+    """The share of samples that show their class, of all and of the worst, and how many have one; nothing where no
+    class is known."""
     truth = wanted.numpy()
     known = truth >= 0
     if not known.any():
@@ -98,6 +104,7 @@ def _shown(told: np.ndarray, wanted: Tensor) -> dict[str, float]:
     return {
         "intended": float(right.mean()),
         "worst_class": float(min(right[truth == one].mean() for one in np.unique(truth))),
+        "judged": len(truth),
     }
 
 

@@ -198,7 +198,7 @@ def model_figures(
             if not name:
                 with judged(model):
                     made = samples(model, generated, seed=derive(seed, "prior"), prior=prior, batch_size=batch_size)
-                if judges is not None and "coherence" in figures:
+                if judges is not None and "coherence" in figures and len(made) > 1:  # one alone agrees with itself
                     figures["joint_coherence"] = agreement(made, judges)
                 continue
             compared[name] = _compare(model, real, name, made[name], None if judges is None else judges.get(name), seed)

@@ -103,7 +103,8 @@ def _tables(figures: Mapping[str, Any]) -> list[tuple[str, Table]]:
     add("Judges: the share of rows whose class they tell", figures.get("oracles", {}))
     add("Samples of the prior against the data (Fréchet distance, and its floor between real halves)",
         figures.get("samples", {}))  # fmt: skip
-    add("Samples against half of the real ones: Fréchet distance, precision, recall; the other half as reference",
+    add("Samples against half of the real ones: Fréchet distance, precision, recall, as many rows of each; the other "
+        "half as reference. Intended class, and that of the worst: the share of all that were judged",
         figures.get("quality", {}))  # fmt: skip
     add("There and back again: errors of the cycle", figures.get("cycle", {}))
     add("Translations that show the class of their source", figures.get("translation", {}))
@@ -117,7 +118,12 @@ def _tables(figures: Mapping[str, Any]) -> list[tuple[str, Table]]:
 
 
 def _skipped(figures: Mapping[str, Any]) -> list[str]:
-    return [f"{what}: {why}" for what, why in figures.get("skipped", {}).items()]
+    """A line a reason: "latents of a, b: why", where it is the same for several."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for what, why in figures.get("skipped", {}).items():
+        kind, of, name = what.partition(" of ")
+        lines.setdefault((f"{kind}{of}", why), []).append(name)
+    return [f"{head}{', '.join(names)}: {why}" for (head, why), names in lines.items()]
 
 
 def _cells(table: Table) -> list[list[str]]:

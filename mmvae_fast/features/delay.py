@@ -10,6 +10,8 @@ import numpy as np
 
 from mmvae_fast._lazy import require
 
+_LEAST_OVERLAP = 1 / 3  # of the shorter stream: in less, drifting streams are alike by chance
+
 
 @dataclass(frozen=True)
 class Aligned:
@@ -21,21 +23,26 @@ class Aligned:
     """By name, float64 [T] or [T, channels]: what happened at those times."""
     lags: dict[str, float]
     """By name, how many seconds the stream comes later than the reference, whose own lag is 0."""
+    correlations: dict[str, float]
+    """By name, Pearson's correlation with the reference at that lag: near 1 the lag can be trusted, near 0 there is
+    none. Of the streams whose lag was estimated."""
 
 
 def estimate_lag(reference: np.ndarray, other: np.ndarray, rate: float, *, max_lag: float | None = None) -> float:
-    """By how many seconds ``other`` comes later than ``reference``: where their cross-correlation is largest.
+    """By how many seconds ``other`` comes later than ``reference``: where their correlation (Pearson's, of what
+    overlaps) is largest, of the lags at which at least a third of the shorter stream does.
 
     Between samples, the maximum is that of the parabola through the largest value and its neighbours.
 
     Args:
         reference, other: [n] and [m], both sampled at ``rate`` and from the same instant on; the mean is taken off.
         rate: in Hz.
-        max_lag: look no further than so many seconds, either way; None is as far as the two overlap. Of periodic
+        max_lag: look no further than so many seconds, either way; None is as far as enough overlaps. Of periodic
             streams, at most half a period.
 
     Raises:
-        ValueError: a stream that is constant has no lag; so have NaN, infinity or nothing.
+        ValueError: a stream that is constant has no lag; so have NaN, infinity or nothing, and streams that agree best
+            beyond ``max_lag``.
         ImportError: without the ``delay`` extra.
 
     Source: Knapp & Carter, The generalized correlation method for estimation of time delay, 1976 (without a filter).
@@ -44,7 +51,7 @@ def estimate_lag(reference: np.ndarray, other: np.ndarray, rate: float, *, max_l
     reach = np.inf if max_lag is None else _positive("estimate_lag: max_lag", max_lag)
     named = (("estimate_lag: reference", reference), ("estimate_lag: other", other))
     a, b = (_varying(what, _stream(what, x, np.arange(len(x)))[0]) for what, x in named)
-    return _shift(a, b, rate, -reach, reach)
+    return _shift(a, b, rate, -reach, reach)[0]
 
 
 def resample(values: np.ndarray, times: np.ndarray, clock: np.ndarray) -> np.ndarray:
@@ -104,7 +111,7 @@ def align(
         lags: in seconds by name, instead of estimating them; what is not named is estimated.
 
     Raises:
-        ValueError: streams that are constant, empty, hold NaN or do not overlap.
+        ValueError: streams that are constant, empty, hold NaN or do not overlap, or whose lag is beyond ``max_lag``.
         ImportError: without the ``delay`` extra.
     """
     if not isinstance(streams, Mapping) or not streams:
@@ -132,13 +139,15 @@ def align(
     reach = np.inf if max_lag is None else _positive("align: max_lag", max_lag)
 
     found = {name: float(lag) for name, lag in (lags or {}).items()}
+    correlations: dict[str, float] = {}
     found[reference] = 0.0
     for name in streams:
         if name not in found:
             fine = min(steps[reference], steps[name])
             a, b = (_summary(f"align: stream {n!r}", heard[n], when[n], fine) for n in (reference, name))
             offset = when[name][0] - when[reference][0]
-            found[name] = offset + _shift(a, b, 1 / fine, -reach - offset, reach - offset)
+            lag, correlations[name] = _shift(a, b, 1 / fine, -reach - offset, reach - offset)
+            found[name] = float(offset + lag)
 
     shifted = {name: when[name] - found[name] for name in streams}
     first, last = max(t[0] for t in shifted.values()), min(t[-1] for t in shifted.values())
@@ -149,23 +158,59 @@ def align(
         times=clock,
         streams={name: resample(heard[name], shifted[name], clock) for name in streams},
         lags={name: found[name] for name in streams},
+        correlations=correlations,
     )
 
 
-def _shift(a: np.ndarray, b: np.ndarray, rate: float, low: float, high: float) -> float:
-    """By how many seconds, from ``low`` to ``high``, b [m] comes later than a [n], both of mean 0."""
+def _correlation(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pearson's correlation of a [n] with b [m], both of mean 0, at every lag; of the overlap alone, as the products of
+    whole streams favour the lags at which drifting ones happen to lie far from their means.
+
+    Returns:
+        lags in samples, correlations (-1 where one does not vary), samples that overlap, [n + m - 1] each.
+    """
     signal = require("scipy.signal", extra="delay")
-    correlation = signal.correlate(b, a, mode="full", method="auto")
-    lags = signal.correlation_lags(len(b), len(a), mode="full") / rate
-    tried = np.flatnonzero((lags >= low - 1e-9) & (lags <= high + 1e-9))
+    a, b = a / a.std(), b / b.std()
+    lags = signal.correlation_lags(len(b), len(a), mode="full")
+    first, last = np.maximum(0, -lags), np.minimum(len(a), len(b) - lags)  # of a, in the overlap
+    overlap = last - first
+
+    def sums(x: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        total = np.concatenate([[0.0], np.cumsum(x)])
+        return total[last] - total[first]
+
+    sum_a, sum_b = sums(a, first, last), sums(b, first + lags, last + lags)
+    spread_a = sums(a * a, first, last) - sum_a**2 / overlap
+    spread_b = sums(b * b, first + lags, last + lags) - sum_b**2 / overlap
+    common = signal.correlate(b, a, mode="full", method="auto") - sum_a * sum_b / overlap
+    varying = (spread_a > 1e-9 * len(a)) & (spread_b > 1e-9 * len(b))  # less is what rounding leaves
+    products = np.sqrt(np.where(varying, spread_a * spread_b, 1.0))
+    return lags, np.where(varying, common / products, -1.0).clip(-1, 1), overlap
+
+
+def _shift(a: np.ndarray, b: np.ndarray, rate: float, low: float, high: float) -> tuple[float, float]:
+    """By how many seconds, from ``low`` to ``high``, b [m] comes later than a [n], both of mean 0; and how far they are
+    correlated then."""
+    steps, correlation, overlap = _correlation(a, b)
+    lags = steps / rate
+    shorter = min(len(a), len(b))
+    enough = overlap >= min(max(shorter * _LEAST_OVERLAP, 3), shorter)
+    tried = np.flatnonzero((lags >= low - 1e-9) & (lags <= high + 1e-9) & enough)
     if not len(tried):
         raise ValueError(f"no lag from {low:g} to {high:g} s lets the streams overlap")
-    best = int(tried[correlation[tried].argmax()])
-    if not tried[0] < best < tried[-1]:
-        return float(lags[best])
+    # of periodic streams without noise several are largest: the one with the most overlap
+    best = int(tried[np.lexsort((overlap[tried], correlation[tried].round(9)))[-1]])
+    if not 0 < best < len(lags) - 1:
+        return float(lags[best]), float(correlation[best])  # there is nothing beyond
     before, peak, after = correlation[best - 1 : best + 2]
+    if max(before, after) > peak + 1e-9:
+        raise ValueError(
+            f"from {low:g} to {high:g} s, the streams agree best at {lags[best]:g} s, and better yet beyond: their lag "
+            "is not among those; expected a larger max_lag, or streams that have more in common"
+        )
     bend = before - 2 * peak + after
-    return float(lags[best] + (0.5 * (before - after) / bend / rate if bend < 0 else 0.0))
+    lag = lags[best] + (0.5 * (before - after) / bend / rate if bend < 0 else 0.0)
+    return float(min(max(lag, low), high)), float(peak)
 
 
 def _summary(what: str, values: np.ndarray, times: np.ndarray, step: float) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvae_fast import functional
+from mmvae_fast._english import with_article
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import checkpoint, likelihood
 from mmvae_fast.models.batch import Batch, Mask, blank_missing, check_batch, hide
@@ -57,7 +58,7 @@ class MultimodalVAE(Trainable):
     def start_stage(self, stage: int) -> None:
         """Go on to a stage of the training, counted from 1."""
         if stage != 1:
-            raise ValueError(f"stage is {stage!r}, but a {type(self).__name__} has only one")
+            raise ValueError(f"stage is {stage!r}, but {with_article(type(self).__name__)} has only one")
 
     # what a model with private latents has: encoders give, and decoders take, so many dimensions more
     private_dims: dict[str, int]
@@ -89,9 +90,7 @@ class MultimodalVAE(Trainable):
         self.private_dims = _private_dims(_private_dim, self.modalities)
         self.beta = number("beta", beta)
         self.free_bits = number("free_bits", free_bits)
-        self.modality_dropout = number("modality_dropout", modality_dropout)
-        if self.modality_dropout >= 1:
-            raise ValueError(f"modality_dropout is {modality_dropout}, expected a probability below 1")
+        self.modality_dropout = below_one("modality_dropout", modality_dropout)
         self.likelihood_weights = LikelihoodWeights(likelihood_weights, self.modalities)
         sizes = {name: latent_dim + self.private_dims[name] for name in modalities}
         if _modality_dim is not None:  # latents of their own below the shared one
@@ -690,6 +689,15 @@ def number(what: str, value: Any) -> float:
         raise TypeError(f"{what} is a {type(value).__name__}, expected a number")
     if not 0 <= value < math.inf:
         raise ValueError(f"{what} is {value}, expected a finite number, 0 or more")
+    return float(value)
+
+
+def below_one(what: str, value: Any) -> float:
+    """A number from 0 to below 1, checked."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{what} is a {type(value).__name__}, expected a number")
+    if not 0 <= value < 1:
+        raise ValueError(f"{what} is {value}, expected 0 to below 1")
     return float(value)
 
 

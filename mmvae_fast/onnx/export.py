@@ -121,7 +121,7 @@ def export_onnx(
             report = verification.compare(temp, twin)
             report.raise_if_failed()
         if fill:
-            _fill(folder, temp)
+            _files.fill_folder(temp, folder, last=manifests.FILE_NAME)
         else:
             _check_target(folder, overwrite)  # somebody may have put something there meanwhile
             _files.replace_folder(temp, folder)
@@ -275,18 +275,3 @@ def _check_target(folder: Path, overwrite: bool) -> None:
         if os.path.ismount(folder):
             raise FileExistsError(f"{folder} is a mount point, which cannot be replaced; choose a folder inside it")
     _files.check_replaceable(folder, manifests.is_bundle, "a folder with nothing but a bundle of mmvae_fast")
-
-
-def _fill(folder: Path, temp: Path) -> None:
-    """Move the files from ``temp``, a folder inside ``folder``, up into it; the manifest, which speaks of all, last."""
-    strangers = sorted(path.name for path in folder.iterdir() if path.name != temp.name)
-    if strangers:
-        raise FileExistsError(f"{folder} was empty and now holds {strangers}, so the bundle is not put there")
-    files = sorted(temp.iterdir(), key=lambda path: path.name == manifests.FILE_NAME)
-    try:
-        for file in files:
-            os.rename(file, folder / file.name)
-    except BaseException:
-        for file in files:
-            (folder / file.name).unlink(missing_ok=True)
-        raise

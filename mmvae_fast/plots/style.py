@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -57,6 +58,9 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> Path:
 
     path = Path(path)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.lstrip(".") or "png")
+    with warnings.catch_warnings():
+        # names and texts are data: what the font lacks, such as an emoji, is a box, and nobody can do anything about it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(buffer, format=path.suffix.lstrip(".") or "png")
     write_atomic(path, buffer.getvalue())
     return path

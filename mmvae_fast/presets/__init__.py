@@ -9,7 +9,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from mmvae_fast._files import replace_folder, temporary_sibling, write_atomic
+from mmvae_fast._files import fill_folder, replace_folder, temporary_sibling, write_atomic
 
 CONFIG, DATA = "config.yaml", "data"
 NAMES = ("vae", "autoencoder", "multimodal", "fusion", "classifier", "gan", "cyclegan", "text")
@@ -35,7 +35,7 @@ def describe(name: str) -> str:
 
 def write(name: str, folder: str | os.PathLike, rows: int | None = None) -> Path:
     """A folder with ``config.yaml`` and ``data/`` (manifest.csv, test.csv and the files they name), there when it is
-    complete; returns the path of the former. One that is there already stays as it is.
+    complete; returns the path of the former. One that is there already stays as it is; an empty one is filled.
 
     Args:
         rows: at most so many for training, and for testing; None for all.
@@ -58,8 +58,13 @@ def write(name: str, folder: str | os.PathLike, rows: int | None = None) -> Path
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and holds no {CONFIG}, expected nothing or an earlier preset")
-    with temporary_sibling(folder) as temp:
+    place = folder.resolve()  # "." has no name, and a link to a folder stays
+    fill = place.is_dir()  # a shell may stand in it
+    with temporary_sibling(place / name if fill else place) as temp:
         WRITERS[name](temp / DATA, rows)
         write_atomic(temp / CONFIG, config)
-        replace_folder(temp, folder)
+        if fill:
+            fill_folder(temp, place, last=CONFIG)
+        else:
+            replace_folder(temp, place)
     return path

@@ -76,8 +76,12 @@ class System(Trainable):
         """One step of the training on a batch; all its randomness comes from ``seed``."""
 
     def evaluate(self, batch: Mapping[str, Any], seed: int) -> Sums:
-        """The same figures without a step; "loss" is the one to be low."""
+        """The same figures without a step; of their :meth:`figures`, "loss" is the one to be low."""
         raise NotImplementedError
+
+    def figures(self, means: Mapping[str, float]) -> dict[str, float]:
+        """What an epoch reports, of the means over its rows: as they are by default."""
+        return dict(means)
 
     def complete(self, batch: Mapping[str, Any], data: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
         """A batch for :meth:`step`, with rows of all the data that a step needs beside it; as it is by default."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmvae_fast._lazy import require
 from mmvae_fast.modalities import Modality
 from mmvae_fast.models import MODELS, MultimodalVAE
-from mmvae_fast.models.base import layer_sizes, number
+from mmvae_fast.models.base import below_one, layer_sizes, number
 from mmvae_fast.models.batch import Batch, Mask
 from mmvae_fast.models.experts import Experts
 from mmvae_fast.models.seeds import branch
@@ -61,9 +61,9 @@ class FusionClassifier(System):
         gradient_clip: largest norm of the gradient, or None.
 
     The training data holds the modalities, a mask if need be, and "label": int64 [N], -1 where there is none.
-    :func:`mmvae_fast.systems.fit` reports "loss", "cross_entropy" and "accuracy" (of labelled rows), "generative" (the
-    VAE's loss in nats), and of unlabelled rows that lost a modality "consistency" and "confident" (the share of sure
-    answers).
+    :func:`mmvae_fast.systems.fit` reports "loss" (of the means of its parts over the epoch), "cross_entropy" and
+    "accuracy" (of labelled rows), "generative" (the VAE's loss in nats), and of unlabelled rows that lost a modality
+    "consistency" and "confident" (the share of sure answers).
     """
 
     validated = True
@@ -94,9 +94,7 @@ class FusionClassifier(System):
             raise ValueError(f"model is {model!r}, which trains in {self.model.stages} stages; expected one with one")
         self.latent_dim = latent_dim
         self.generative_weight = number("generative_weight", generative_weight)
-        self.modality_dropout = number("modality_dropout", modality_dropout)
-        if self.modality_dropout >= 1:
-            raise ValueError(f"modality_dropout is {modality_dropout}, expected a probability below 1")
+        self.modality_dropout = below_one("modality_dropout", modality_dropout)
         self.consistency_weight = number("consistency_weight", consistency_weight)
         self.confidence = number("confidence", confidence)
         if self.confidence > 1:
@@ -181,7 +179,17 @@ class FusionClassifier(System):
             generative = self._generative(inputs, mask, checked, experts, base)
             loss = loss + self.generative_weight / self._size * generative
             sums["generative"] = (generative * checked.rows, checked.rows)
-        return loss, {"loss": (loss * checked.rows, checked.rows), **sums}
+        return loss, sums
+
+    def figures(self, means: Mapping[str, float]) -> dict[str, float]:
+        """With "loss", of the means of its parts: labelled rows fall unevenly into batches, and a mean of batches'
+        losses would weigh each by how."""
+        weights = {
+            "cross_entropy": 1.0,
+            "generative": self.generative_weight / self._size,
+            "consistency": self.consistency_weight,
+        }
+        return {"loss": sum(weight * means[part] for part, weight in weights.items() if part in means), **means}
 
     def _consistency(self, teacher: Tensor, student: Tensor) -> Sums:
         """Logits [N, C] of rows given everything, and given less: the cross-entropy of the second with the first's

@@ -189,7 +189,8 @@ class CycleGAN(TwoRateSystem):
         if not all(map(len, real.values())):
             return {}  # a batch without one of the two
         both = checked.mask.all(1)
-        terms: dict[str, Tensor] = dict.fromkeys(("adversarial", "cycle", "identity", "paired"), torch.zeros(()))
+        nothing = torch.zeros((), device=self.device)
+        terms: dict[str, Tensor] = dict.fromkeys(("adversarial", "cycle", "identity", "paired"), nothing)
         fakes = {}
         for name in self.names:
             source = self.other(name)

@@ -132,7 +132,7 @@ def _epoch(
             f"epoch {epoch + 1}: no step was made: no batch of {batch_size} rows holds "
             f"{' and '.join(system.modalities)} by its mask; expected such rows"
         )
-    record = {"epoch": epoch + 1, **means.read()}
+    record = {"epoch": epoch + 1, **system.figures(means.read())}
     if validation is not None:
         system.eval()
         means = Means()
@@ -142,7 +142,7 @@ def _epoch(
             for i, batch in enumerate(held_out):
                 # the same noise in every epoch, so that epochs differ by the system alone
                 means.add(system.evaluate(_to(batch, system.device), derive(seed, "validation", i)))
-        record |= {f"val_{name}": value for name, value in means.read().items()}
+        record |= {f"val_{name}": value for name, value in system.figures(means.read()).items()}
     bad = [name for name, value in record.items() if not math.isfinite(value)]
     if bad:
         raise FloatingPointError(

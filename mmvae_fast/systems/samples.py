@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from mmvae_fast._lazy import require
 
 
 def write_preview(folder: Path, epoch: int, samples: Mapping[str, Tensor]) -> None:
-    """``epoch-0001-<name>.npy`` [n, *shape], and a ``.png`` of images and of anything else with two dimensions."""
+    """``epoch-0001-<name>.npy`` [n, *shape], and a ``.png`` of images and of anything else with two dimensions.
+
+    What an earlier run left there of later epochs goes, and with the first epoch all of it.
+    """
+    _remove_stale(folder, epoch)
     for name, x in samples.items():
         array = x.detach().float().cpu().numpy()
         file = io.BytesIO()
@@ -23,6 +28,15 @@ def write_preview(folder: Path, epoch: int, samples: Mapping[str, Tensor]) -> No
         write_atomic(folder / f"epoch-{epoch:04d}-{name}.npy", file.getvalue())
         if len(array) and is_drawn(array.shape[1:]):
             write_atomic(folder / f"epoch-{epoch:04d}-{name}.png", png(grid(array)))
+
+
+def _remove_stale(folder: Path, epoch: int) -> None:
+    """Of files that we wrote alone: a picture that has no ``.npy`` beside it is somebody else's."""
+    for array in list(folder.glob("epoch-*.npy")):
+        named = re.fullmatch(r"epoch-(\d{4,})-.+\.npy", array.name)
+        if named and (epoch == 1 or int(named[1]) > epoch):
+            array.with_name(f"{array.stem}.png").unlink(missing_ok=True)
+            array.unlink(missing_ok=True)
 
 
 def is_drawn(shape: Sequence[int]) -> bool:

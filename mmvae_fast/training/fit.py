@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmvae_fast._checks import is_number
+from mmvae_fast._english import with_article
 from mmvae_fast._lazy import require
 from mmvae_fast.models import MultimodalVAE
 from mmvae_fast.training import checkpoints
@@ -217,6 +218,8 @@ def _check_stages(model: MultimodalVAE, epochs: int, first_stage_epochs: Any) ->
     if first_stage_epochs is None:
         return
     if model.stages == 1:
-        raise ValueError(f"first_stage_epochs is {first_stage_epochs!r}, but a {type(model).__name__} has one stage")
+        raise ValueError(
+            f"first_stage_epochs is {first_stage_epochs!r}, but {with_article(type(model).__name__)} has one stage"
+        )
     if type(first_stage_epochs) is not int or not 0 <= first_stage_epochs <= epochs:
         raise ValueError(f"first_stage_epochs is {first_stage_epochs!r}, expected 0 to {epochs}, the number of epochs")

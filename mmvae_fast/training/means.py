@@ -24,7 +24,9 @@ class Means:
         if not sums:
             return
         names = tuple(sums)
-        values = torch.stack([_wide(value.detach()) for value, _ in sums.values()])
+        devices = [value.device for value, _ in sums.values()]  # a figure that no network computed may be on the CPU
+        device = next((device for device in devices if device.type != "cpu"), devices[0])
+        values = torch.stack([_wide(value.detach()).to(device) for value, _ in sums.values()])
         self._sums[names] = self._sums[names] + values if names in self._sums else values
         for name, (_, rows) in sums.items():
             self._rows[name] = self._rows.get(name, 0) + rows

@@ -30,7 +30,7 @@ def saying_what_is_kept(state: checkpoints.Progress, out: Path | None) -> Iterat
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
         message = f"training stopped in epoch {state.epoch + 1}: {checkpoints.kept(out)}"
-        if _is_termination(stop):
+        if is_termination(stop):
             raise type(stop)(message) from None
         # Lightning answers Ctrl-C with exit(1)
         if any(isinstance(error, KeyboardInterrupt) for error in (stop, stop.__context__)):
@@ -38,13 +38,14 @@ def saying_what_is_kept(state: checkpoints.Progress, out: Path | None) -> Iterat
         raise
     finally:
         for number, handler in handlers.items():  # Lightning disables that of Ctrl-C
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set by Python cannot be put back by it
+                signal.signal(number, handler)
 
 
 def _terminate(*_: Any) -> NoReturn:
     raise Terminated
 
 
-def _is_termination(stop: BaseException) -> bool:
-    """Ours, or the SIGTERMException of Lightning, which need not be there."""
+def is_termination(stop: BaseException) -> bool:
+    """Whether SIGTERM came: ours, or the SIGTERMException of Lightning, which need not be there."""
     return isinstance(stop, Terminated) or type(stop).__name__ == "SIGTERMException"

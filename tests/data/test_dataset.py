@@ -68,6 +68,17 @@ def test_rows_are_read_when_asked_for(opened, readers):
     assert torch.equal(data[1]["image"], data[1]["image"])
 
 
+def test_what_is_kept_is_not_the_callers(opened, readers):
+    data = ManifestDataset(opened(), readers, cache=True)
+    before = data[1]["image"].clone()
+    assert before.any()
+    data[1]["image"].zero_()
+    assert torch.equal(data[1]["image"], before)
+    fresh = ManifestDataset(opened(), readers, cache=True)
+    fresh[1]["image"].zero_()  # the one that was read
+    assert torch.equal(fresh[1]["image"], before)
+
+
 def test_augmentation_follows_torchs_generator(opened, readers):
     data = ManifestDataset(opened(), readers, augment=True)
 

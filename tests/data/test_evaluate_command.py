@@ -60,7 +60,7 @@ def test_a_classifier(holding):
     assert written == {"report.json", "report.md", "confusion.png", "latents.png", "training.png"}
     assert json.loads((folder / "report/report.json").read_text())["confusion"] == found["confusion"]
     result = call("evaluate", folder / "run", "--samples", 5)
-    assert result.exit_code == 1 and "FusionClassifier has no density" in result.stderr
+    assert result.exit_code == 2 and "FusionClassifier has no density" in result.stderr
     rows = (folder / "train.csv").read_text().splitlines()
     (folder / "unlabelled.csv").write_text("\n".join(row.rsplit(",", 1)[0] for row in rows) + "\n")
     result = call("evaluate", folder / "run", "--data", folder / "unlabelled.csv")
@@ -80,7 +80,7 @@ def test_a_gan(holding):
 def test_a_model_without_a_density(holding):
     folder = holding(lambda modalities: Autoencoder(modalities, 4))
     result = call("evaluate", folder / "run", "--samples", 5)
-    assert result.exit_code == 1 and "Autoencoder has no density" in result.stderr
+    assert result.exit_code == 2 and "Autoencoder has no density" in result.stderr
     assert call("evaluate", folder / "run").exit_code == 0
 
 
@@ -90,3 +90,36 @@ def test_the_bar_takes_stages_and_shows_nothing_where_there_is_no_terminal(capsy
         progress("latents", 1, 3)
         progress("done", 3, 3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_rows_that_were_held_out_are_known_only_while_the_manifest_is_what_it_was(digits):
+    assert call("train", digits / "config.yaml", "--quiet", "--epochs", 1).exit_code == 0
+    assert call("evaluate", digits / "run").exit_code == 0
+    lines = (digits / "train.csv").read_text().splitlines(keepends=True)
+    (digits / "train.csv").write_text("".join([lines[0], *sorted(lines[1:])]))
+    result = call("evaluate", digits / "run")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert "train.csv was changed since training, so which rows were held out is not known" in result.stderr
+    assert "--data" in result.stderr and "Traceback" not in result.stderr
+    assert call("evaluate", digits / "run", "--data", digits / "train.csv").exit_code == 0
+
+
+def test_rows_of_classes_that_the_training_did_not_have_are_named(holding):
+    folder = holding(lambda modalities: FusionClassifier(modalities, [str(i) for i in range(10)], latent_dim=4))
+    lines = (folder / "train.csv").read_text().splitlines()
+    lines = [lines[0], *(f"{line[:-1]}{'seven' if line.endswith('7') else ' ' + line[-1]}" for line in lines[1:])]
+    unknown = [i for i, line in enumerate(lines) if line.endswith("seven")]
+    (folder / "test.csv").write_text("\n".join(lines) + "\n")
+    result = call("evaluate", folder / "run", "--data", folder / "test.csv", "--report", folder / "report")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert f"test.csv: {len(unknown)} rows have a class that the training data did not" in result.stderr
+    assert f"row {unknown[0]}, digit: 'seven' is the class of no training row; there is '0'" in result.stderr
+    found = json.loads((folder / "report/report.json").read_text())
+    assert "'seven'" in found["skipped"]["rows of unknown classes"]
+    assert sum(map(sum, found["confusion"])) == 48 - len(unknown)  # ' 3' is '3'
+    assert "rows of unknown classes" in result.stdout.partition("Left out")[2]
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    result = call("evaluate", tmp_path)
+    assert result.exit_code == 1 and f"{tmp_path} is not a folder that mmvae-fast train wrote" in result.stderr

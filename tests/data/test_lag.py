@@ -98,6 +98,14 @@ def test_series_without_a_lag_are_errors_of_their_rows_or_missing(tmp_path):
         run.dataset(tmp_path / "train.csv", on_error="stop")[1]
 
 
+def test_a_lag_beyond_the_largest_is_an_error_of_its_row(tmp_path):
+    write_rows(tmp_path)
+    with pytest.raises(ManifestError, match="row 3, camera, microphone: .*better yet beyond"):
+        train(config(tmp_path, LAG.replace("max_lag: 1", "max_lag: 0.38")), progress=False)  # of row 3: 0.45
+    with pytest.raises(ManifestError, match="row 3, microphone, camera: .*better yet beyond"):
+        train(config(tmp_path, SERIES + ALIGNED.replace("max_lag: 1", "max_lag: 0.38")), progress=False)
+
+
 def test_paths_and_columns_are_checked_before_training(tmp_path):
     write_rows(tmp_path, microphone_4="gone.npy")
     with pytest.raises(ManifestError, match=r"row 5, camera, microphone: .*gone\.npy: no such file"):
@@ -206,6 +214,7 @@ def test_the_command_aligns_files(tmp_path):
     assert result.exit_code == 0, result.output
     said, written = result.output.replace("\n", " ").strip().rsplit(" ", 1)
     assert float(said.split(" lags ")[1].split()[0]) == pytest.approx(LAGS[0], abs=0.5 / SLOW)
+    assert "(correlation 0.9" in said or "(correlation 1.0" in said
     table = np.genfromtxt(written, delimiter=",", names=True)
     assert table.dtype.names == ("time", "camera0", "microphone01", "microphone02")
     np.testing.assert_allclose(np.diff(table["time"]), 1 / SLOW, rtol=1e-4)
@@ -234,3 +243,22 @@ def test_the_command_aligns_files(tmp_path):
     ):
         result = testing.CliRunner().invoke(app, ["align", *arguments])
         assert result.exit_code and message in result.output.replace("\n", " "), result.output
+
+
+def test_a_sound_beside_a_table_of_no_rate_is_refused(tmp_path):
+    """The table's rows as seconds would be a wrong lag told with confidence."""
+    soundfile = pytest.importorskip("soundfile", reason="needs the 'audio' extra")
+    testing = pytest.importorskip("typer.testing", reason="needs the 'cli' extra")
+    from mmvae_fast.cli import app
+
+    sound, table = tmp_path / "sound.wav", tmp_path / "table.csv"
+    soundfile.write(sound, 0.05 * scene(np.arange(SECONDS * 1000) / 1000, 0), 1000)
+    np.savetxt(table, scene(np.arange(SECONDS * SLOW) / SLOW - 0.3, 0), header="x", comments="")
+    arguments = ["align", str(sound), str(table), "--max-lag", "1", "--out", str(tmp_path / "out")]
+    result = testing.CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "give --rate" in result.output.replace("\n", " "), result.output
+    assert not (tmp_path / "out.csv").exists()
+    result = testing.CliRunner().invoke(app, [*arguments, "--rate", "1000", "--rate", "20"])
+    assert result.exit_code == 0, result.output
+    lag = result.output.replace("\n", " ").split(" lags ")[1].split()[0]
+    assert float(lag) == pytest.approx(0.3, abs=0.5 / SLOW)

@@ -152,6 +152,24 @@ def test_ctrl_c_says_what_is_kept_and_exits_with_130(digits, monkeypatch):
     assert result.stderr == "Training stopped in epoch 2: run/last holds the epoch before\n"
 
 
+def test_sigterm_says_what_is_kept_and_exits_with_143(digits, monkeypatch):
+    """As a shell reports a process that SIGTERM ended, whether a system trained or a model, with Lightning."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from mmvae_fast.data import run
+    from mmvae_fast.training.stopping import Terminated
+
+    for stop in (Terminated, SIGTERMException):
+
+        def terminated(*args, stop=stop, **options):
+            raise stop("training stopped in epoch 2: run/last holds the epoch before")
+
+        monkeypatch.setattr(run, "fit", terminated)
+        result = call("train", digits / "config.yaml")
+        assert result.exit_code == 143, tell(result)
+        assert result.stderr == "Training stopped in epoch 2: run/last holds the epoch before\n"
+
+
 def test_a_run_goes_on_with_its_own_data_only(run, edit):
     digits = run.parent
     edit(digits / "train.csv", "the digit one", "one")
@@ -357,7 +375,7 @@ def test_wrong_use_of_a_run(run, tmp_path):
         (("sample", run, "--out", digits / "img"), 1, "is not a folder of samples"),
         (("embed", run, digits / "train.csv", "--out", tmp_path / "z.txt"), 2, ".parquet, .csv, .npy"),
         (("embed", run, digits / "none.csv", "--out", tmp_path / "z.csv"), 1, "no such file"),
-        (("evaluate", digits / "img"), 1, "readers.json: no such file"),
+        (("evaluate", digits / "img"), 1, "is not a folder that mmvae-fast train wrote"),
         (("evaluate", digits / "nothing"), 1, "no such folder"),
     ):
         result = call(*args)

@@ -273,6 +273,7 @@ def test_classifier(trained):
     found = [[float(row[f"p_{digit}"]) for digit in range(10)] for row in rows]
     np.testing.assert_allclose(found, p.numpy(), atol=1e-6)
     assert rows[0]["caption"] == "" and rows[1]["caption"] == "the digit one"
+    assert "train.csv: 2 rows (1, 36) have nothing that the model takes" in result.stderr
 
     result = call("classify", run, "--from", f"image={folder}/img/3.png")
     assert result.exit_code == 0, tell(result)
@@ -351,6 +352,8 @@ def test_cyclegan(trained):
     result = call("translate", run, "--from", "size=3,2", "--to", "image", "--out", run.parent / "three")
     assert result.exit_code == 0 and (run.parent / "three.png").is_file(), tell(result)
     refused(2, "--from names size, expected image", "translate", run, "--from", "size=3,2", "--to", "size")
+    refused(2, "--from size: 1 value, expected 2 with commas", "translate", run, "--from", "size=3", "--to", "image")
+    refused(2, "--from size: ", "translate", run, "--from", "size=3,abc", "--to", "image")
     refused(2, "--seed: a CycleGAN", "translate", run, "--from", "size=3,2", "--to", "image", "--seed", 1)
     refused(2, "has no classify; it has evaluate, translate", "classify", run, "--from", "size=3,2")
 
@@ -359,10 +362,11 @@ def test_autoencoder(trained):
     run = trained("Autoencoder")
     folder = run.parent
     assert isinstance(Run.load(run).model, MultimodalVAE)
-    assert call("embed", run, folder / "train.csv", "--out", folder / "z.npy").exit_code == 0
+    result = call("embed", run, folder / "train.csv", "--out", folder / "z.npy")
+    assert result.exit_code == 0 and "2 rows (1, 36) have nothing that the model takes" in result.stderr, tell(result)
     assert np.load(folder / "z.npy").shape == (48, 4)
     assert call("translate", run, "--from", "text=the digit two", "--to", "image", "--out", folder / "x").exit_code == 0
-    refused(2, "which has no sample; it has evaluate, translate, embed", "sample", run, "--out", folder / "s")
+    refused(2, "an Autoencoder, which has no sample; it has evaluate, translate", "sample", run, "--out", folder / "s")
 
     ends = folder / "img/3.png", folder / "img/4.png"
     result = call("interpolate", run, *ends, "--of", "image", "--steps", 5, "--out", folder / "way")

@@ -10,7 +10,7 @@ from conftest import MODELS
 pytest.importorskip("torchmetrics", reason="needs the 'evaluate' extra")
 pytest.importorskip("sklearn", reason="needs the 'evaluate' extra")
 
-from mmvae_fast.evaluate import Rows, evaluate, write_report
+from mmvae_fast.evaluate import Report, Rows, evaluate, write_report
 from mmvae_fast.evaluate.report import _compare
 from mmvae_fast.modalities import Text, Vector
 from mmvae_fast.models import CVAE, MoPoE
@@ -146,6 +146,15 @@ def test_vectors_with_gaps_and_labels():
     assert "point" not in found["samples"] and "samples of point" in found["skipped"]
 
 
+def test_one_modality_agrees_with_itself_which_is_no_figure():
+    labels = torch.arange(60) % 3
+    x = torch.eye(3)[labels] + 0.1 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    model = MoPoE({"point": Vector(3, hidden=(4,))}, 2)
+    report = evaluate(model, {"point": x}, labels, n_samples=2, generated=20)
+    assert "oracles" in report.figures and "joint_coherence" not in report.figures
+    assert "Joint coherence" not in report.as_text()
+
+
 @pytest.mark.parametrize("labels", [[-1] * 20, [-1] * 19 + [0], [0, 1] + [-1] * 18, [1] * 20, [0] * 19 + [1]])
 def test_too_few_labels_leave_out_what_needs_them_and_say_so(trained, labels):
     data, _ = coloured(20, 1)
@@ -156,7 +165,14 @@ def test_too_few_labels_leave_out_what_needs_them_and_say_so(trained, labels):
     if labels.count(-1) or len(set(labels)) == 1:
         assert "coherence" in skipped and "coherence" not in report.figures
     for page in (report.as_text(), report.as_markdown()):
-        assert f"latents of point: {skipped['latents of point']}" in page
+        (line,) = (line for line in page.splitlines() if "latents of point" in line)
+        assert line.endswith(f": {skipped['latents of point']}")
+
+
+def test_what_several_are_left_out_for_is_said_once():
+    skipped = {"latents of a": "too few", "latents of b": "too few", "latents of a+b": "none", "samples": "too few"}
+    text = Report({"model": "MVAE", "rows": 2, "observed": {}, "skipped": skipped}).as_text()
+    assert text.partition("Left out\n")[2] == "  latents of a, b: too few\n  latents of a+b: none\n  samples: too few\n"
 
 
 def test_an_autoencoder_has_neither_density_nor_prior():

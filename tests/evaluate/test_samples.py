@@ -242,6 +242,27 @@ def test_sets_of_samples_beside_a_real_half():
     assert set(sample_quality(real, {}, features)) == {"real half"}
 
 
+def test_all_samples_are_judged_and_the_space_knows_one_half_alone():
+    """Nine of the 1000 samples made are compared with as many real ones, but the share of classes is of all."""
+    real, made = torch.randn(19, 2), torch.zeros(1000, 2)
+    told = torch.zeros(1000, dtype=torch.int64)
+    told[::4] = 1  # what is asked for is class 0: one in four does not show it
+    seen = []
+
+    def space(half):
+        seen.append(half)
+        return Features("as they are", lambda x: x.numpy())
+
+    found = sample_quality(
+        real, {"made": made}, space, judge=lambda x: told[: len(x)].numpy(), labels=[-1] * 9 + [0] * 10,
+        intended={"made": torch.zeros(1000)},
+    )  # fmt: skip
+    assert found["made"]["intended"] == 0.75 and found["made"]["judged"] == 1000 and found["made"]["rows"] == 9
+    assert 0 < found["real half"]["judged"] <= 10
+    (half,) = seen
+    assert len(half) == 9 and {tuple(x) for x in half.tolist()} < {tuple(x) for x in real.tolist()}
+
+
 def test_sets_that_cannot_be_compared():
     features = Features("as they are", lambda x: x.numpy())
     real, made = torch.randn(40, 2), torch.randn(20, 2)

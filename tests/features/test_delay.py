@@ -32,7 +32,43 @@ def test_a_lag_is_found_within_half_a_sample_in_noise(lag, seed):
     seen = 0.3 * (scene(t - lag) + noise(800, seed + 10)) - 7
     assert estimate_lag(heard, seen, rate) == pytest.approx(lag, abs=0.5 / rate)
     assert estimate_lag(seen, heard, rate) == pytest.approx(-lag, abs=0.5 / rate)
-    assert abs(estimate_lag(heard, seen, rate, max_lag=0.05)) <= 0.05 + 1e-9
+
+
+def test_a_lag_beyond_the_largest_is_no_lag():
+    """The edge of what was looked at is not where the streams agree; one that lies on it is."""
+    rate = 50.0
+    t = np.arange(800) / rate
+    for lag in (0.1, -0.137):
+        with pytest.raises(ValueError, match=r"agree best at -?0\.04 s, and better yet beyond"):
+            estimate_lag(scene(t), scene(t - lag), rate, max_lag=0.05)
+        with pytest.raises(ValueError, match="expected a larger max_lag"):
+            align({"a": scene(t), "b": scene(t - lag)}, rates={"a": rate, "b": rate}, max_lag=0.05)
+    for lag in (0.1, -0.14):
+        assert estimate_lag(scene(t), scene(t - lag), rate, max_lag=abs(lag)) == pytest.approx(lag, abs=0.002)
+        assert abs(estimate_lag(scene(t), scene(t - lag), rate, max_lag=abs(lag))) <= abs(lag) + 1e-9
+
+
+def test_series_that_drift():
+    """Random walks and trends: products of whole streams are largest where both lie far from their means."""
+    rng = np.random.default_rng(0)
+    for lag in (0, 39, 77, -60, 150):
+        walk = np.cumsum(rng.normal(size=700))
+        camera, microphone = walk[200:500], walk[200 - lag : 500 - lag] + rng.normal(0, 0.3, 300)
+        assert estimate_lag(camera, microphone, 100.0) == pytest.approx(lag / 100, abs=0.01)
+        t = np.arange(300) / 100
+        rising = [scene(s) + 20 * s for s in (t, t - lag / 100)]
+        assert estimate_lag(*rising, 100.0) == pytest.approx(lag / 100, abs=0.005)
+    rates = {"a": 100, "b": 100}
+    found = align({"a": rising[0], "b": rising[1] + rng.normal(0, 1, 300)}, rates=rates)
+    assert set(found.correlations) == {"b"} and found.correlations["b"] > 0.95
+    found = align({"a": noise(300, 4), "b": noise(300, 5)}, rates=rates, max_lag=1.0)
+    assert abs(found.correlations["b"]) < 0.4  # nothing in common
+    # a silence has no correlation with anything, and periodic streams without noise have the least of their lags
+    clap = np.zeros(400)
+    clap[150:160] = rng.normal(size=10)
+    assert estimate_lag(clap, np.roll(clap, 90), 1.0) == pytest.approx(90)
+    wave = np.sin(2 * np.pi * np.arange(400) / 40)
+    assert estimate_lag(wave, np.roll(wave, 7), 1.0) == pytest.approx(7, abs=0.05)
 
 
 def test_without_noise_the_parabola_is_much_better_than_the_samples():

@@ -17,7 +17,7 @@ from mmvae_fast import plots
 from mmvae_fast.modalities import Audio, Image, Sequence, Text, Vector
 from mmvae_fast.models import CVAE, MMVAE, MoPoE
 from mmvae_fast.plots.cells import draw_cell, kind_of, values_of
-from mmvae_fast.plots.style import class_colours, new_figure
+from mmvae_fast.plots.style import class_colours, new_figure, save_figure
 
 WORDS = ("red", "green", "blue")
 
@@ -274,3 +274,9 @@ def test_files(tmp_path):
     assert plots.save_figure(figure, tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert plots.save_figure(figure, tmp_path / "p.pdf").read_bytes().startswith(b"%PDF")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.pdf", "p.png"]
+
+
+def test_a_class_that_the_font_has_no_letters_for_is_drawn_without_a_warning(tmp_path, recwarn):
+    figure = plots.confusion_matrix([[3, 1], [0, 2]], ["\N{ROBOT FACE}", "\N{DOG FACE}"])
+    assert save_figure(figure, tmp_path / "confusion.png").stat().st_size > 1000
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]

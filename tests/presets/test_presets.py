@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,33 @@ def test_folders_of_others_are_left_alone(tmp_path):
     result = call("train", "--preset", "vae", "--out", tmp_path / "mine.txt")
     assert result.exit_code == 1 and "mine.txt" in result.stderr, tell(result)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_folder_one_stands_in_is_filled(tmp_path, monkeypatch):
+    write = presets.write
+    monkeypatch.setattr(presets, "write", lambda name, folder: write(name, folder, rows=40))
+    (tmp_path / "here").mkdir()
+    before = (tmp_path / "here").stat().st_ino
+    monkeypatch.chdir(tmp_path / "here")
+    result = call("train", "--preset", "vae", "--out", ".", "--epochs", 1, "--quiet")
+    assert result.exit_code == 0, tell(result)
+    assert {"config.yaml", "data", "best"} <= {path.name for path in Path.cwd().iterdir()}
+    assert (tmp_path / "here").stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_failure_while_filling_leaves_the_folder_empty(tmp_path, monkeypatch):
+    rename = os.rename
+
+    def failing(source, target):
+        if Path(source).name == "config.yaml":
+            raise OSError("no space")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="no space"):
+        presets.write("vae", tmp_path, rows=20)
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_left_of_data_whose_writing_was_stopped(tmp_path, monkeypatch):

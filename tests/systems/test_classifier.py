@@ -164,6 +164,26 @@ def test_the_loss_is_what_it_says(halves, half_modalities):
     assert plain.encode(data).shape == (8, 32)
 
 
+def test_the_reported_loss_is_that_of_the_rows_not_of_the_batches(halves, half_modalities):
+    """Ten labelled rows of 64, which fall unevenly into batches: what is reported of them is the same."""
+    data, labels = part(halves[0], slice(0, 64)), torch.full((64,), -1)
+    labels[:10] = halves[1][:10]
+    found = {}
+    for batch_size in (4, 16, 64):
+        # nothing trains and the autoencoder draws no noise, so that the batches are all that differs
+        classifier = make(half_modalities, model="Autoencoder", lr=1e-12, generative_weight=0.5, modality_dropout=0.0)
+        held_out = {**data, "label": labels}
+        record = fit(
+            classifier, held_out, validation=held_out, epochs=1, batch_size=batch_size, progress=False
+        )[0]  # fmt: skip
+        found[batch_size] = record
+        parts = record["val_cross_entropy"] + 0.5 / 64 * record["val_generative"]
+        assert record["val_loss"] == pytest.approx(parts)
+    for name in ("loss", "val_loss"):
+        assert found[4][name] == pytest.approx(found[64][name], rel=1e-5), name
+        assert found[16][name] == pytest.approx(found[64][name], rel=1e-5), name
+
+
 @pytest.mark.parametrize("model", ["MoPoE", "JMVAE", "Autoencoder"])
 def test_the_vae_s_own_modality_dropout(model, halves, half_modalities):
     """It hides from the VAE in training what a call of the VAE hides, and nothing in evaluation."""
@@ -204,8 +224,9 @@ def test_bad_input(halves, half_modalities):
         make(half_modalities, model="TELBO")
     with pytest.raises(ValueError, match="'label' is reserved"):
         FusionClassifier({"label": Image((1, 8, 8))}, 2)
-    with pytest.raises(ValueError, match="probability below 1"):
-        make(half_modalities, modality_dropout=1.0)
+    for wrong in (1.0, -3):
+        with pytest.raises(ValueError, match=f"modality_dropout is {wrong}, expected 0 to below 1"):
+            make(half_modalities, modality_dropout=wrong)
     with pytest.raises(ValueError, match=r"confidence is 1.5, expected a probability"):
         make(half_modalities, confidence=1.5)
     with pytest.raises(ValueError, match="consistency_weight is -1, expected a finite number"):

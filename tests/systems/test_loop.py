@@ -178,6 +178,13 @@ def test_your_own_handler_of_sigterm_stays(tmp_path):
     assert len(came) == 9
 
 
+def test_a_handler_that_python_did_not_set_is_left_alone(tmp_path, monkeypatch):
+    """Of an embedding program: getsignal gives None, which signal does not take."""
+    system, rows = gan()
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    assert len(fit(system, rows, out=tmp_path, **OPTIONS)) == 3
+
+
 def test_starting_over_leaves_nothing_of_the_earlier_run(tmp_path):
     """Also a best/ that the new run, without validation, never writes."""
     system, rows = classifier()
@@ -185,6 +192,19 @@ def test_starting_over_leaves_nothing_of_the_earlier_run(tmp_path):
     assert (tmp_path / "best").exists()
     fit(system, rows, out=tmp_path, resume=False, **OPTIONS)
     assert not (tmp_path / "best").exists() and System.load(tmp_path / "last") is not None
+
+
+def test_starting_over_leaves_no_samples_of_the_earlier_run(tmp_path):
+    system, rows = gan()
+    fit(system, rows, out=tmp_path, **OPTIONS)
+    folder = tmp_path / "samples"
+    (folder / "epoch-0002-of-mine.png").write_bytes(b"mine")
+    (folder / "epoch-0001-gone.npy").write_bytes(b"of a modality that there is no longer")
+    fit(gan()[0], rows, out=tmp_path, resume=False, **{**OPTIONS, "epochs": 1})
+    found = {path.name for path in folder.iterdir()}
+    assert found == {"epoch-0001-a.npy", "epoch-0001-a.png", "epoch-0002-of-mine.png"}
+    fit(gan()[0], rows, out=tmp_path, **OPTIONS)
+    assert {f"epoch-000{i}-a.npy" for i in (1, 2, 3)} < {path.name for path in folder.iterdir()}
 
 
 def test_a_missing_library_is_said_before_the_first_epoch(tmp_path, monkeypatch):

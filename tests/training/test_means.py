@@ -28,3 +28,10 @@ def test_sums_are_as_wide_as_they_come():
         single.add({"x": (torch.tensor(third, dtype=torch.float16), 1)})
     assert double.read()["x"] == pytest.approx(third, abs=1e-15)
     assert single.read()["x"] == pytest.approx(float(torch.tensor(third, dtype=torch.float16)), abs=1e-7)
+
+
+def test_figures_of_two_devices_are_summed_on_the_accelerator():
+    means = Means()
+    for _ in range(2):
+        means.add({"constant": (torch.zeros(()), 1), "loss": (torch.zeros((), device="meta"), 1)})
+    assert {values.device.type for values in means._sums.values()} == {"meta"}
