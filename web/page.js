@@ -37,7 +37,9 @@ async function open(read) {
   makeOutputs();
   await show();
   main.hidden = false;
-  say(`${bundle.manifest.model}, ${bundle.latentDim} latent dimensions`);
+  const hidden = [...bundle.modalities.keys()].filter((name) => !bundle.decodable.includes(name));
+  const without = hidden.length ? `; this page cannot make ${hidden.join(", ")}` : "";
+  say(`${bundle.manifest.model}, ${bundle.latentDim} latent dimensions${without}`);
 }
 
 const isPicture = (m) => m.kind === "image" && m.shape.length === 3 && [1, 3].includes(m.shape[0]);
@@ -52,20 +54,29 @@ function makeInputs() {
       $("given").append(element("label", {}, `${name}: `, file));
     } else if (m.dtype === "int64" ? m.vocabulary : m.shape.length === 1) {
       const field = element("input", { type: "text", id: `given-${name}`, placeholder: m.vocabulary && m.dtype === "int64" ? "words" : "numbers, with commas" });
-      const read = m.dtype === "int64" ? (text) => bundle.tokens(name, text) : (text) => bundle.array(name, text.split(",").map(Number));
+      const read = m.dtype === "int64" ? (text) => bundle.tokens(name, text) : (text) => bundle.array(name, text);
       given[name] = async () => field.value.trim() ? read(field.value) : undefined;
       $("given").append(element("label", {}, `${name}: `, field));
     }
   }
 }
 
-/** Float32Array [C, H, W] in [0, 1] of a picture, stretched to size, on white. */
+/** Float32Array [C, H, W] in [0, 1] of a picture, brought to size and laid on the background as the bundle says. */
 function picture(bitmap, m) {
   const [channels, height, width] = m.shape;
+  const { fit = "stretch", background = 1 } = m.preprocessing ?? {};
   const context = new OffscreenCanvas(width, height).getContext("2d");
-  context.fillStyle = "white";
+  const gray = Math.round(255 * background);
+  context.fillStyle = `rgb(${gray}, ${gray}, ${gray})`;
   context.fillRect(0, 0, width, height);
-  context.drawImage(bitmap, 0, 0, width, height);
+  context.imageSmoothingQuality = "high"; // averages over what it makes smaller
+  let [w, h] = [width, height];
+  if (fit !== "stretch") {
+    const ratios = [width / bitmap.width, height / bitmap.height];
+    const ratio = fit === "crop" ? Math.max(...ratios) : Math.min(...ratios);
+    [w, h] = [bitmap.width * ratio, bitmap.height * ratio];
+  }
+  context.drawImage(bitmap, (width - w) / 2, (height - h) / 2, w, h);
   const pixels = context.getImageData(0, 0, width, height).data;
   const found = new Float32Array(channels * height * width);
   for (let i = 0; i < height * width; i++) {
@@ -129,7 +140,7 @@ function render(name, values) {
   const m = bundle.modalities.get(name);
   const view = $(`made-${name}`);
   if (!isPicture(m)) {
-    view.textContent = bundle.text(name, values) ?? [...values].map((v) => Number(v).toPrecision(4)).join(", ");
+    view.textContent = bundle.text(name, values) ?? bundle.numbers(name, values).map((v) => v.toPrecision(4)).join(", ");
     return;
   }
   const [channels, height, width] = m.shape;

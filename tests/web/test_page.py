@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from mmvae_fast.modalities import Image, Text, Vector
-from mmvae_fast.models import MVAE
+from mmvae_fast.models import JMVAE, MVAE, MMVAEPlus
 from mmvae_fast.onnx import Runtime, export_onnx
+from mmvae_fast.systems import GAN
 
 DIST = Path(__file__).resolve().parents[2] / "web/dist"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -43,6 +44,14 @@ def site(tmp_path_factory):
     shutil.copytree(DIST, folder)
     shutil.copy(Path(__file__).with_name("check.html"), folder)
     export_onnx(MVAE(modalities, 4), folder / "bundle", verify=False)
+    reading = {
+        "image": {"kind": "image", "fit": "crop", "background": 0.2},
+        "v": {"kind": "vector", "mean": [1.0, -2.0, 30.0], "sd": [0.5, 2.0, 10.0]},
+    }
+    export_onnx(JMVAE(modalities, 4), folder / "joint", verify=False, preprocessing=reading, sampling="philox")
+    export_onnx(GAN({"image": modalities["image"]}, 4), folder / "gan", verify=False)
+    private = MMVAEPlus(modalities, 4, private_dim=2)
+    export_onnx(private, folder / "private", verify=False)
     shutil.copytree(folder / "bundle", folder / "damaged")
     with open(folder / "damaged/decoder_v.onnx", "ab") as file:
         file.write(b"x")
@@ -123,3 +132,30 @@ def test_sliders_and_translation_show_what_the_runtime_makes(site, tmp_path):
 def test_a_bundle_that_is_no_good_is_said(site, tmp_path, bundle, message):
     found = visit(site, bundle, tmp_path)
     assert found.get("error", "").startswith(message), found
+
+
+def test_a_joint_encoder_and_what_the_bundle_says_of_reading(site, tmp_path):
+    found = visit(site, "joint", tmp_path)
+    assert "failed" not in found, found
+    runtime = Runtime.load(site / "joint")
+    given = {"text": runtime.tokenize(["a b"]), "v": runtime.read("v", [[1.0, 2.0, 3.0]])}
+    picture = np.zeros((6, 15, 3), np.uint8)  # as check.html paints it, on the background
+    picture[:3, :, 0] = np.repeat([0, 102, 255], 5)
+    picture[3:, :, 0] = round(255 * 0.2)
+    picture[..., 1:] = picture[..., :1]
+    whole = {**given, "image": runtime.read("image", [picture])}
+    for shown, inputs in ((found["translated"], given), (found["whole"], whole)):
+        np.testing.assert_allclose(shown["z"], runtime.encode(inputs).point[0], atol=0.006)  # a slider's step
+    z = np.array(found["whole"]["z"], np.float32)
+    units = runtime.show("v", runtime.decode(z[None])["v"])[0]
+    np.testing.assert_allclose([float(v) for v in found["whole"]["v"].split(",")], units, rtol=1e-3, atol=0.05)
+    assert found["whole"]["status"] == "Made from image, text, v."
+
+
+@pytest.mark.parametrize(
+    ("bundle", "reason"),
+    [("gan", "no latent space that encoders lead to"), ("private", "its decoders take more than the shared latent")],
+)
+def test_what_the_page_cannot_show_it_refuses_with_a_reason(site, tmp_path, bundle, reason):
+    found = visit(site, bundle, tmp_path)
+    assert reason in found.get("error", ""), found
