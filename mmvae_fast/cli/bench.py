@@ -11,6 +11,9 @@ import typer
 
 from mmvae_fast.cli.app import app, plain_errors
 
+Samples = dict[str, Any]
+Calls = dict[str, Callable[[], Any]]
+
 
 @app.command()
 def bench(
@@ -18,6 +21,7 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Rows a call, repeatable; else: 1, 32, 256.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads a call may use; 0: all cores.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.01, help="For every line of the table.")] = 0.5,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one part may run.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Time a bundle on this machine, on made-up rows. Needs no torch."""
@@ -26,7 +30,7 @@ def bench(
 
         from mmvae_fast.onnx import Runtime
 
-        runtime = Runtime.load(bundle, threads=threads)
+        runtime = Runtime.load(bundle, threads=threads, timeout=timeout)
         found = [row for size in batch or (1, 32, 256) for row in _rows(runtime, size, seconds)]
         if as_json:
             print(json.dumps(found, indent=1))
@@ -41,15 +45,39 @@ def _rows(runtime: Any, size: int, seconds: float) -> list[dict[str, Any]]:
     from mmvae_fast.onnx import values
 
     samples = values.example(runtime, size)
+    calls = _CALLS.get(runtime.manifest.system, _of_model)(runtime, samples, size)
+    return [{"call": name, "rows": size, **_timed(call, size, seconds)} for name, call in calls.items()]
+
+
+def _of_model(runtime: Any, samples: Samples, size: int) -> Calls:
+    from mmvae_fast.onnx.manifest import CLASSIFIER_PART
+
     z = runtime.encode(samples).mu
-    calls: dict[str, Callable[[], Any]] = {"encode": partial(runtime.encode, samples)}
+    calls: Calls = {"encode": partial(runtime.encode, samples)}
     if len(samples) > 1:
         for name, x in samples.items():
             calls[f"encode {name} alone"] = partial(runtime.encode, {name: x})
     for name in (name for name, spec in runtime.modalities.items() if spec.decodable):
         calls[f"decode {name}"] = partial(runtime.decode, z, name)
     calls["reconstruct"] = partial(runtime.reconstruct, samples)
-    return [{"call": name, "rows": size, **_timed(call, size, seconds)} for name, call in calls.items()]
+    if CLASSIFIER_PART in runtime.manifest.parts:
+        calls["classify"] = partial(runtime.classify, samples)
+    return calls
+
+
+def _of_gan(runtime: Any, samples: Samples, size: int) -> Calls:
+    import numpy as np
+
+    width = runtime.manifest.condition_dim
+    condition = np.zeros((size, width), np.float32) if width else None
+    return {"sample": partial(runtime.sample, size, 0, condition=condition)}
+
+
+def _of_cyclegan(runtime: Any, samples: Samples, size: int) -> Calls:
+    return {f"translate to {name}": partial(runtime.cross_generate, samples, name) for name in runtime.modalities}
+
+
+_CALLS = {"gan": _of_gan, "cyclegan": _of_cyclegan}
 
 
 def _timed(call: Callable[[], Any], size: int, seconds: float) -> dict[str, float]:

@@ -14,27 +14,45 @@ from mmvae_fast.cli.app import WRONG_USAGE, app, fail, plain_errors
 def run(
     context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
-    to: Annotated[str | None, typer.Option(help="The modality to make; a classifier tells the class without.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="The modality to make; a classifier tells the class without, a GAN has but one.")
+    ] = None,
     given: Annotated[
         list[str] | None,
         typer.Option("--from", metavar="MODALITY=VALUE", help="A file, a text or numbers; may come again."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; the modality's suffix is added if it lacks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draw what only the made modality has, from this seed.")] = None,
+    label: Annotated[str | None, typer.Option(help="Of a GAN of classes, the class; else it is drawn.")] = None,
+    condition: Annotated[
+        str | None, typer.Option(help="Of a GAN of embeddings, the embedding: numbers with commas, or an .npy file.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 1,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one part may run.")] = 60.0,
 ) -> None:
     """Make one modality from others with a bundle: --from image=x.png --to text, or shorter --image x.png --to text.
 
     What can be printed is, unless --out is given. Numbers are in their own units, both ways, if the bundle is of a run
-    of train. Needs no torch.
+    of train. A GAN starts from nothing: --label 3 --seed 1 --out x.png. Needs no torch.
     """
     with plain_errors():
         from mmvae_fast.onnx import Runtime, values
         from mmvae_fast.onnx.errors import unknown
-        from mmvae_fast.onnx.manifest import CLASSIFIER_PART
+        from mmvae_fast.onnx.manifest import CLASSIFIER_PART, GAN_SYSTEM
 
-        runtime = Runtime.load(bundle, threads=threads)
+        runtime = Runtime.load(bundle, threads=threads, timeout=timeout)
+        is_gan = runtime.manifest.system == GAN_SYSTEM
         cells = _cells(given or [], context.args, list(runtime.modalities))
+        if is_gan and cells:
+            fail(f"{next(iter(cells))!r} is given, but a GAN starts from nothing", WRONG_USAGE)
+        if not is_gan and (label is not None or condition is not None):
+            fail(f"--{'condition' if label is None else 'label'} is of a GAN; this is a {runtime.manifest.model}",
+                 WRONG_USAGE)  # fmt: skip
+        if not is_gan and not cells:
+            names = ", ".join(runtime.modalities)
+            fail(f"nothing to start from: give --from MODALITY=VALUE with one of {names}", WRONG_USAGE)
+        if is_gan and to is None:
+            (to,) = runtime.modalities
         if to is None and CLASSIFIER_PART not in runtime.manifest.parts:
             fail(f"--to is missing, expected one of {', '.join(runtime.modalities)}", WRONG_USAGE)
         if to is not None and to not in runtime.modalities:
@@ -45,7 +63,10 @@ def run(
             ranked = sorted(zip(shares, runtime.manifest.classes or (), strict=True), reverse=True)
             print("\n".join([ranked[0][1], *(f"  {name} {share:.4f}" for share, name in ranked)]))
             return
-        sample = runtime.cross_generate(inputs, to, seed=seed)[0]
+        if is_gan:
+            sample = runtime.sample(1, seed, to, condition=_condition(runtime, label, condition))[to][0]
+        else:
+            sample = runtime.cross_generate(inputs, to, seed=seed)[0]
         line = values.as_text(runtime, to, sample)
         if out is not None:
             print(values.write(runtime, to, sample, out))
@@ -53,6 +74,31 @@ def run(
             print(line)
         else:
             fail(f"--to {to} is no text: say with --out which file to write", WRONG_USAGE)
+
+
+def _condition(runtime: Any, label: str | None, condition: str | None) -> Any:
+    """Of a GAN's one sample: labels [1], embeddings [1, C], or None."""
+    import numpy as np
+
+    from mmvae_fast.onnx.errors import unknown
+
+    classes, width = runtime.manifest.classes or (), runtime.manifest.condition_dim
+    if label is not None:
+        if not classes:
+            fail("--label is given, but this GAN has no classes", WRONG_USAGE)
+        if label not in classes:
+            fail(f"--label: {unknown('class', label, classes)}", WRONG_USAGE)
+    if condition is None:
+        if width:
+            fail(f"--condition is missing, expected {width} numbers with commas, or an .npy file", WRONG_USAGE)
+        return None if label is None else np.array([classes.index(label)])
+    if not width:
+        fail("--condition is given, but this GAN takes no embedding", WRONG_USAGE)
+    try:
+        found = np.load(condition, allow_pickle=False) if condition.endswith(".npy") else condition.split(",")
+        return np.asarray(found, np.float32).reshape(1, -1)
+    except (ValueError, EOFError) as error:
+        fail(f"--condition {condition!r}: expected {width} numbers with commas, or an .npy file ({error})", WRONG_USAGE)
 
 
 def _cells(given: list[str], extra: list[str], names: list[str]) -> dict[str, Any]:
@@ -80,6 +126,4 @@ def _cells(given: list[str], extra: list[str], names: list[str]) -> dict[str, An
         if name in cells:
             fail(f"{name!r} is given twice, expected once", WRONG_USAGE)
         cells[name] = value
-    if not cells:
-        fail(f"nothing to start from: give --from MODALITY=VALUE with one of {', '.join(names)}", WRONG_USAGE)
     return cells
