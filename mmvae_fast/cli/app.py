@@ -63,6 +63,9 @@ def plain_errors() -> Iterator[None]:
             raise
         fail(_capitalised(str(stop)) or "Stopped.", TERMINATED)
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            fail("torch is not installed; this command works on the model itself and needs it: pip install torch. "
+                 "A bundle needs none: inspect, run, bench, embed and serve.")  # fmt: skip
         data = sys.modules.get("mmvae_fast.data.errors")  # importing it takes torch; an error of it has done so
         wrong_usage = data is not None and isinstance(error, data.ConfigError)
         fail(str(error) or type(error).__name__, WRONG_USAGE if wrong_usage else FAILED)

@@ -258,3 +258,11 @@ def test_numbers_and_lists(mvae):
         values.from_list(mvae.runtime, "table-2", ["a"])
     with pytest.raises(ValueError, match=r"is a dict, expected a list of samples"):
         values.from_list(mvae.runtime, "table-2", {})
+
+
+@pytest.mark.parametrize("command", [["verify", "b", "--run", "r"], ["export", "r", "b"]])
+def test_commands_on_the_model_say_that_torch_is_missing(command):
+    script = "import sys; sys.modules['torch'] = None; from mmvae_fast.cli import main; main()"
+    found = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 1 and found.stderr.startswith("torch is not installed; this command"), found.stderr
+    assert "run, bench, embed and serve" in found.stderr
