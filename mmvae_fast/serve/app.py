@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from mmvae_fast import __version__
 from mmvae_fast.onnx import Runtime, values
 from mmvae_fast.onnx.errors import BundleError, InputError, MissingInput, unknown
-from mmvae_fast.onnx.manifest import CLASSIFIER_PART, CYCLEGAN_SYSTEM, FUSION_PART
+from mmvae_fast.onnx.manifest import CLASSIFIER_PART, CYCLEGAN_SYSTEM, FUSION_PART, GAN_SYSTEM
 from mmvae_fast.serve import requests, schemas
 from mmvae_fast.serve.batching import Batcher, Rows
 from mmvae_fast.serve.errors import Invalid, Refused, TookTooLong, TooLarge
@@ -143,10 +143,26 @@ class _Service:
         call = lambda r: self.runtime.decode(r.arrays["z"], to)  # noqa: E731
         return await self.batcher.submit(("decode", to, points.shape[1]), call, rows)
 
-    async def sample(self, n: int, seed: int | None, to: tuple[str, ...]) -> dict[str, np.ndarray]:
+    async def sample(
+        self, n: int, seed: int | None, to: tuple[str, ...], condition: list[Any] | dict[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
         self.check_size(n, to)
+        if condition is not None and self.runtime.manifest.system == GAN_SYSTEM:
+            labels = requests.gan_condition(self.runtime, condition)
+            call = lambda r: self.runtime.sample(n, seed=seed, to=list(to), condition=labels)  # noqa: E731
+        elif condition is not None:
+            given = await self.rows(requests.Fields({"inputs": condition}, False))
+            if len(given) != 1:
+                raise Invalid(f"condition has {len(given)} rows, expected one, of which n samples are made")
+            options = {"condition": given.arrays, "mask": given.observed}
+
+            def call(r: Rows) -> dict[str, np.ndarray]:
+                made = self.runtime.sample(n, seed=seed, to=list(to), **options)
+                return {name: x[:, 0] for name, x in made.items()}
+
+        else:
+            call = lambda r: self.runtime.sample(n, seed=seed, to=list(to))  # noqa: E731
         nobody = Rows({"n": np.zeros((n, 0), np.float32)}, {"n": np.ones(n, dtype=bool)})
-        call = lambda r: self.runtime.sample(n, seed=seed, to=list(to))  # noqa: E731
         return await self.batcher.submit(object(), call, nobody)  # noise belongs to rows: never joined with another
 
     def targets(self, to: str | list[str] | None) -> tuple[str, ...]:
@@ -241,7 +257,7 @@ def _add_routes(app: FastAPI, service: _Service, metrics: Metrics) -> None:
     async def sample(request: Request) -> Response:
         """Samples of the prior; the same seed gives the same ones."""
         options, _ = await read(request, schemas.Sample)
-        return made(await service.sample(options.n, options.seed, service.targets(options.to)))
+        return made(await service.sample(options.n, options.seed, service.targets(options.to), options.condition))
 
     if CLASSIFIER_PART in runtime.manifest.parts:
         classes = runtime.manifest.classes or ()

@@ -144,6 +144,27 @@ def rows(runtime: Runtime, found: Fields, limits: Limits) -> Rows:
     return Rows(arrays, observed)
 
 
+def gan_condition(runtime: Runtime, condition: Any) -> np.ndarray:
+    """Labels, given as names or numbers of classes, or embeddings of plain numbers.
+
+    Raises:
+        Invalid: no list, ragged, or an unknown class. Shape and range are the Runtime's to check.
+    """
+    classes = runtime.manifest.classes or ()
+    if not isinstance(condition, list):
+        raise Invalid(f"condition is a {type(condition).__name__}, expected a list of labels or embeddings")
+    if classes:
+        for label in condition:
+            if isinstance(label, str) and label not in classes:
+                raise Invalid("condition: " + unknown("class", label, classes))
+        condition = [classes.index(label) if isinstance(label, str) else label for label in condition]
+    try:
+        found = np.array(condition)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Invalid(f"condition is no array of numbers ({error})") from None
+    return found.astype(np.float32) if not classes and found.dtype.kind in "iu" else found
+
+
 def _samples(runtime: Runtime, name: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
     """[B, *shape], and which of them are there, bool [B]."""
     if isinstance(value, (bytes, str)):  # of a form

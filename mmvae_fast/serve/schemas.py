@@ -29,6 +29,9 @@ class Decode(To):
 class Sample(To):
     n: int = Field(1, ge=1, description="How many.")
     seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="The same seed gives the same samples.")
+    condition: list[Any] | dict[str, list[Any]] | None = Field(
+        None, description="Of a GAN, n labels or embeddings; of a conditional model, one row of what is given, by name."
+    )
 
 
 class Generate(Options):
