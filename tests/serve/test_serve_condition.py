@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-for module in ("onnxscript", "onnxruntime", "fastapi", "orjson", "httpx2"):
-    pytest.importorskip(module, reason="needs the extras 'onnx' and 'serve'")
+pytest.importorskip("onnxscript", reason="needs the extras 'onnx' and 'serve'")
+pytest.importorskip("onnxruntime", reason="needs the extras 'onnx' and 'serve'")
+pytest.importorskip("fastapi", reason="needs the extras 'onnx' and 'serve'")
+pytest.importorskip("orjson", reason="needs the extras 'onnx' and 'serve'")
+pytest.importorskip("httpx2", reason="needs the extras 'onnx' and 'serve'")
 
 from starlette.testclient import TestClient
 
