@@ -8,21 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from mmvae_fast._lazy import require
-from mmvae_fast.data._numbers import write_table
 from mmvae_fast.features.audio import load_audio
 from mmvae_fast.features.delay import align, resample
+from mmvae_fast.reading.numbers import write_table
+from mmvae_fast.reading.series import read_table as read_table
+from mmvae_fast.reading.series import series as series
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
-
-
-class Table(NamedTuple):
-    values: np.ndarray
-    """float64 [T, channels]."""
-    names: list[str] | None
-    """Of the channels, if the file has a header."""
 
 
 class Pair(NamedTuple):
@@ -89,29 +83,6 @@ class Delay:
         return resample(pair.first, pair.first_times + pair.lag(self.max_lag), pair.second_times)
 
 
-def series(cell: Any) -> np.ndarray:
-    """The path of a table, or numbers [T, channels] or [T], as float64 [T, channels].
-
-    Raises:
-        ValueError, OSError: what is wrong with it.
-    """
-    if isinstance(cell, (str, os.PathLike)):
-        values = read_table(Path(cell)).values
-    else:
-        cell = cell.numpy(force=True) if isinstance(cell, Tensor) else cell
-        try:
-            values = np.asarray(cell, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(f"is a {type(cell).__name__} that is no table of numbers, [T, channels]") from None
-    values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"has shape {list(values.shape)}, expected [T, channels]")
-    if not np.isfinite(values).all():
-        step, channel = np.argwhere(~np.isfinite(values))[0]
-        raise ValueError(f"step {step + 1}, channel {channel + 1} is {values[step, channel]}, expected finite numbers")
-    return values
-
-
 def align_files(
     files: Sequence[Path], out: Path, *, rates: Sequence[float] | None, times: bool, max_lag: float | None
 ) -> tuple[list[float], list[float], Path]:
@@ -159,54 +130,6 @@ def align_files(
     return list(found.lags.values())[1:], list(found.correlations.values()), write_table(out, header, table)
 
 
-def read_table(path: Path) -> Table:
-    """A .npy file, or one of text with a row a time step, and a header or none. Columns of a .tsv are parted by tabs,
-    of a .csv by commas, of a .txt by commas, or by spaces and tabs where it has no comma.
-
-    Raises:
-        ValueError, OSError: what is wrong with it.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return Table(_array(path), None)
-    if suffix not in (".csv", ".txt", ".tsv"):
-        raise ValueError(f"{path}: expected a .csv, .tsv, .txt or .npy file")
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file ({error})") from error
-    separator: str | None = "\t" if suffix == ".tsv" else ","
-    if suffix == ".txt" and not any("," in line for line in lines):
-        separator = None  # whitespace, as much as there is
-    rows = [line.split(separator) for line in lines]
-    names = None
-    if rows and not any(map(_reads_as_number, rows[0])):
-        names, rows = [name.strip() for name in rows[0]], rows[1:]
-    if not rows:
-        raise ValueError(f"{path}: holds no rows of numbers")
-    for i, row in enumerate(rows):
-        if len(row) != len(rows[0]):
-            raise ValueError(f"{path}: row {i + 1} of numbers has {len(row)} columns, expected {len(rows[0])}")
-    try:
-        values = np.array(rows, dtype=np.float64)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return Table(values, names if names is not None and len(names) == len(rows[0]) else None)
-
-
-def _array(path: Path) -> np.ndarray:
-    try:
-        with path.open("rb") as file:
-            values = np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # of a damaged header NumPy raises whatever its parser does
-        raise ValueError(f"{path}: not a .npy file of numbers ({error})") from error
-    if values.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: holds {values.dtype}, expected numbers")
-    return values.astype(np.float64)
-
-
 def sound(path: Path) -> tuple[np.ndarray, int]:
     """A sound file at its own rate: float32 [samples], the mean of its channels, and the rate in Hz."""
     if not path.is_file():
@@ -233,14 +156,6 @@ def _with_rate(cell: Any) -> tuple[np.ndarray, float | None]:
         values, rate, _ = _read_file(Path(cell))
         return values, rate
     return series(cell), None
-
-
-def _reads_as_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_positive(value: Any) -> bool:

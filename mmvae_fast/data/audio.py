@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,9 +17,7 @@ from mmvae_fast.data._streams import Delay
 from mmvae_fast.features import audio
 from mmvae_fast.features.delay import estimate_lag
 from mmvae_fast.modalities import Audio
-
-_FEATURES = ("log_mel", "mfcc")
-_ALIGNED = ("start", "center", "end")
+from mmvae_fast.reading.sound import ALIGNED, FEATURES, features_of, wave_of
 
 
 class AudioReader(ScaledReader):
@@ -68,10 +65,10 @@ class AudioReader(ScaledReader):
         max_lag: float | None = None,
         **options: Any,
     ) -> None:
-        if features not in _FEATURES:
-            raise ValueError(f"audio reader: features is {features!r}, expected one of {_FEATURES}")
-        if align not in _ALIGNED:
-            raise ValueError(f"audio reader: align is {align!r}, expected one of {_ALIGNED}")
+        if features not in FEATURES:
+            raise ValueError(f"audio reader: features is {features!r}, expected one of {FEATURES}")
+        if align not in ALIGNED:
+            raise ValueError(f"audio reader: align is {align!r}, expected one of {ALIGNED}")
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6:
             raise ValueError(f"audio reader: seconds is {seconds!r}, expected a positive number")
         if type(iterations) is not int or iterations < 1:
@@ -154,43 +151,18 @@ class AudioReader(ScaledReader):
     def _read(self, cell: Any) -> np.ndarray:
         rate = self.spectra["sample_rate"]
         if self.align_to is None:
-            return self._features(_wave(cell, rate, self.samples, self.align)[None])[0]
+            return self._features(wave_of(cell, rate, self.samples, self.align)[None])[0]
         if not isinstance(cell, (list, tuple)) or len(cell) != 2:
             raise ValueError(f"is a {type(cell).__name__}, expected two recordings: its own, and {self.align_to}'s")
-        own, other = (_wave(part, rate, None, self.align) for part in cell)
+        own, other = (wave_of(part, rate, None, self.align) for part in cell)
         lag = round(estimate_lag(other, own, rate, max_lag=self.max_lag) * rate)
         wave = own[lag:] if lag > 0 else np.pad(own, (-lag, 0))
         return self._features(audio.fit_length(wave, self.samples, align=self.align)[None])[0]
 
     def _features(self, waves: np.ndarray) -> np.ndarray:
-        if self.features == "log_mel":
-            return audio.log_mel(waves, n_mels=self.n_mels, **self.spectra)
-        return audio.mfcc(waves, n_mels=self.n_mels, n_mfcc=self.n_mfcc, **self.spectra)
+        return features_of(waves, self.features, self.n_mels, self.n_mfcc, self.spectra)
 
     def _fitted(self, method: str) -> Scale:
         if self.scale is None:
             raise ValueError(f"audio reader: {method} of cepstra comes after fit")
         return self.scale
-
-
-def _wave(cell: Any, rate: int, samples: int | None, align: str) -> np.ndarray:
-    """A cell as so many samples at ``rate`` Hz, None for all there are.
-
-    Raises:
-        ValueError, OSError: what is wrong with it.
-    """
-    if isinstance(cell, Mapping):  # what Hugging Face's data sets call a recording
-        if cell.get("array") is not None:
-            cell = cell["array"], cell.get("sampling_rate")
-        else:
-            cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes):
-        return audio.load_audio(io.BytesIO(cell), rate, samples=samples, align=align)
-    if isinstance(cell, (str, os.PathLike)):
-        return audio.load_audio(cell, rate, samples=samples, align=align)
-    if isinstance(cell, (tuple, list)) and len(cell) == 2:
-        wave, own = cell
-        wave = wave.numpy(force=True) if isinstance(wave, Tensor) else np.asarray(wave)
-        mono = audio.to_mono(wave, int(own) if isinstance(own, (float, np.number)) else own, rate)
-        return mono if samples is None else audio.fit_length(mono, samples, align=align)
-    raise ValueError(f"is a {type(cell).__name__}, expected a path, the bytes of a file, or (waveform, rate)")

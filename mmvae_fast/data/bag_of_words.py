@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +13,8 @@ from mmvae_fast._files import with_ending, write_atomic
 from mmvae_fast._lazy import require
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.modalities import BagOfWords
-
-TOKENIZERS = ("treebank", "wordpunct")
+from mmvae_fast.reading import documents
+from mmvae_fast.reading.documents import TOKENIZERS
 
 
 class BagOfWordsReader(Reader):
@@ -92,28 +91,13 @@ class BagOfWordsReader(Reader):
         return torch.from_numpy(self._vectorizer.transform([_document(cell)]).toarray()[0]).float()
 
     def _make_vectorizer(self) -> Any:
-        text = require("sklearn.feature_extraction.text", extra="text")
-        words, analyzer = self._fitted(), self._analyzer()
-        if self.weighting == "counts":
-            return text.CountVectorizer(vocabulary=words, analyzer=analyzer)
-        vectorizer = text.TfidfVectorizer(vocabulary=words, analyzer=analyzer)
-        vectorizer.idf_ = np.array(self.idf)
-        return vectorizer
+        return documents.vectorizer(self._fitted(), self.weighting, self.idf, self._analyzer())
 
     def _analyzer(self) -> Any:
-        nltk, stops = require("nltk.tokenize", extra="text"), self._stops()
-        split = nltk.TreebankWordTokenizer().tokenize if self.tokenizer == "treebank" else nltk.wordpunct_tokenize
-
-        def words(document: str) -> list[str]:
-            tokens = split(document.lower() if self.lowercase else document)
-            return [token for token in tokens if token not in stops and any(map(str.isalnum, token))]
-
-        return words
+        return documents.analyzer(self.tokenizer, self.lowercase, self._stops())
 
     def _stops(self) -> frozenset[str]:
-        if self.stop_words == "english":
-            return require("sklearn.feature_extraction.text", extra="text").ENGLISH_STOP_WORDS
-        return frozenset(self.stop_words)
+        return documents.stops(self.stop_words)
 
     def _fitted(self) -> list[str]:
         if self.words is None:

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmvae_fast.data._numbers import names_of, numbers, write_table
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.modalities import Counts
-
-_LARGEST = 2**24  # from here on float32 skips whole numbers
+from mmvae_fast.reading.numbers import counts, names_of, write_table
 
 
 class CountsReader(Reader):
@@ -37,7 +35,7 @@ class CountsReader(Reader):
 
     def fit(self, cells: Iterable[Any]) -> None:
         for cell in cells:
-            row = _counts(cell)
+            row = counts(cell)
             if self.size is not None and len(row) != self.size:
                 raise ValueError(f"has {len(row)} counts, expected {self.size} as before")
             self.size = len(row)
@@ -46,7 +44,7 @@ class CountsReader(Reader):
         names_of(self.names, self.size, self.kind)
 
     def read(self, cell: Any) -> Tensor:
-        size, row = self._fitted("read"), _counts(cell)
+        size, row = self._fitted("read"), counts(cell)
         if len(row) != size:
             raise ValueError(f"has {len(row)} counts, expected {size}")
         return torch.from_numpy(row.astype(np.float32))
@@ -77,13 +75,3 @@ class CountsReader(Reader):
         if self.size is None:
             raise ValueError(f"counts reader: {method} comes after fit")
         return self.size
-
-
-def _counts(cell: Any) -> np.ndarray:
-    row = numbers(cell)
-    bad = ~((row >= 0) & (row == np.round(row)) & (row < _LARGEST))  # NaN is bad, too
-    if bad.any():
-        i = int(np.flatnonzero(bad)[0])
-        what = "missing" if np.isnan(row[i]) else f"{row[i]:g}"
-        raise ValueError(f"entry {i + 1} of {len(row)} is {what}, expected a whole number from 0 to {_LARGEST - 1}")
-    return row

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmvae_fast.data._numbers import write_table
 from mmvae_fast.data._scale import Scale
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.features.patches import PatchDictionary, extract_patches, read_image
 from mmvae_fast.modalities import Counts, Modality, Vector
+from mmvae_fast.reading.numbers import write_table
 
 _FEATURES = ("words", "pooled")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor
 
 from mmvae_fast.modalities import Modality
+from mmvae_fast.reading.cells import is_missing as is_missing
 
 READERS: dict[str, type[Reader]] = {}
 
@@ -145,14 +145,3 @@ def reader_class(kind: Any) -> type[Reader]:
     if not isinstance(kind, str) or kind not in READERS:
         raise ValueError(f"reader of kind {kind!r}, expected one of {sorted(kinds())}")
     return READERS[kind]
-
-
-def is_missing(cell: Any) -> bool:
-    """Whether a cell holds nothing: None, an empty string, NaN, or a list of only such."""
-    if cell is None:
-        return True
-    if isinstance(cell, str):
-        return not cell.strip()
-    if isinstance(cell, (list, tuple)):
-        return all(is_missing(part) for part in cell)
-    return isinstance(cell, float) and math.isnan(cell)

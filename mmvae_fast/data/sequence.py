@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmvae_fast.data._numbers import names_of, write_table
 from mmvae_fast.data._scale import Scale, ScaledReader
-from mmvae_fast.data._streams import Delay, series
-from mmvae_fast.features.delay import resample
+from mmvae_fast.data._streams import Delay
 from mmvae_fast.modalities import Sequence
-
-_FITS = ("resample", "pad", "error")
+from mmvae_fast.reading.numbers import names_of, write_table
+from mmvae_fast.reading.series import FITS, of_length, series
 
 
 class SequenceReader(ScaledReader):
@@ -59,8 +57,8 @@ class SequenceReader(ScaledReader):
     ) -> None:
         if length is not None and (type(length) is not int or length < 1):
             raise ValueError(f"sequence reader: length is {length!r}, expected a positive integer")
-        if fit not in _FITS:
-            raise ValueError(f"sequence reader: fit is {fit!r}, expected one of {_FITS}")
+        if fit not in FITS:
+            raise ValueError(f"sequence reader: fit is {fit!r}, expected one of {FITS}")
         if not isinstance(standardise, bool):
             raise ValueError(f"sequence reader: standardise is {standardise!r}, expected True or False")
         if align_to is None and (rates is not None or max_lag is not None):
@@ -93,7 +91,7 @@ class SequenceReader(ScaledReader):
         steps = self._series(cell)
         if steps.shape[1] != len(scale):
             raise ValueError(f"has {steps.shape[1]} channels, expected {len(scale)}")
-        return torch.from_numpy(scale.scaled(_of_length(steps, length, self.how)).astype(np.float32))
+        return torch.from_numpy(scale.scaled(of_length(steps, length, self.how)).astype(np.float32))
 
     def _series(self, cell: Any) -> np.ndarray:
         return series(cell) if self.align_to is None else self.delay.aligned(cell)
@@ -127,15 +125,3 @@ class SequenceReader(ScaledReader):
         if self.scale is None or self.length is None:
             raise ValueError(f"sequence reader: {method} comes after fit")
         return self.scale, self.length
-
-
-def _of_length(steps: np.ndarray, length: int, how: str) -> np.ndarray:
-    if len(steps) == length:
-        return steps
-    if how == "error":
-        raise ValueError(f"has {len(steps)} steps, expected {length}")
-    if how == "pad" or len(steps) == 1:
-        return np.pad(steps[:length], ((0, max(0, length - len(steps))), (0, 0)), mode="edge")
-    if length == 1:
-        return steps.mean(0, keepdims=True)
-    return resample(steps, np.linspace(0, 1, len(steps)), np.linspace(0, 1, length))

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmvae_fast.data._numbers import names_of, numbers, write_table
 from mmvae_fast.data._scale import Scale, ScaledReader
 from mmvae_fast.modalities import Vector
+from mmvae_fast.reading.numbers import names_of, numbers, write_table
 
 
 class VectorReader(ScaledReader):

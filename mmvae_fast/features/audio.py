@@ -276,6 +276,12 @@ def write_wav(path: str | os.PathLike, wave: np.ndarray, sample_rate: int) -> Pa
         ValueError: no wave of finite samples, or a rate that is not a positive integer.
         ImportError: without the ``audio`` extra.
     """
+    write_atomic(path, wav_bytes(wave, sample_rate))
+    return Path(path)
+
+
+def wav_bytes(wave: np.ndarray, sample_rate: int) -> bytes:
+    """What :func:`write_wav` writes."""
     _positive("write_wav", sample_rate=sample_rate)
     wave = np.asarray(wave)
     if wave.ndim != 1 or wave.dtype.kind != "f" or not np.isfinite(wave).all():
@@ -283,8 +289,7 @@ def write_wav(path: str | os.PathLike, wave: np.ndarray, sample_rate: int) -> Pa
     loudest = max(1.0, float(np.abs(wave).max(initial=0.0)))
     file = io.BytesIO()
     require("soundfile", extra="audio").write(file, wave / loudest, sample_rate, format="WAV", subtype="PCM_16")
-    write_atomic(path, file.getvalue())
-    return Path(path)
+    return file.getvalue()
 
 
 def _mel_power(

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from mmvae_fast._files import with_ending, write_atomic
-from mmvae_fast.data.reader import is_missing
+from mmvae_fast.reading.cells import is_missing, without_torch
+
+_LARGEST = 2**24  # from here on float32 skips whole numbers
 
 
 def numbers(cell: Any) -> np.ndarray:
@@ -21,13 +22,27 @@ def numbers(cell: Any) -> np.ndarray:
     Raises:
         ValueError: naming the entry that is no finite number.
     """
-    if isinstance(cell, torch.Tensor):
-        cell = cell.numpy(force=True)
+    cell = without_torch(cell)
     parts = list(cell) if isinstance(cell, (list, tuple, np.ndarray)) and np.ndim(cell) == 1 else [cell]
     found = np.array([_number(part, i, len(parts)) for i, part in enumerate(parts)])
     if not len(found):
         raise ValueError("is an empty list, expected numbers")
     return found
+
+
+def counts(cell: Any) -> np.ndarray:
+    """The same, of whole numbers that float32 holds.
+
+    Raises:
+        ValueError: naming the entry that is none.
+    """
+    row = numbers(cell)
+    bad = ~((row >= 0) & (row == np.round(row)) & (row < _LARGEST))  # NaN is bad, too
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        what = "missing" if np.isnan(row[i]) else f"{row[i]:g}"
+        raise ValueError(f"entry {i + 1} of {len(row)} is {what}, expected a whole number from 0 to {_LARGEST - 1}")
+    return row
 
 
 def _number(part: Any, i: int, n: int) -> float:
