@@ -27,11 +27,12 @@ def open_model(folder: Path) -> Any:
 
 
 def preprocessing(folder: Path) -> dict[str, dict[str, Any]]:
-    """How a run's pictures became values, for ``export_onnx``; of a saved model, nobody wrote it down."""
+    """How a run's data were read, where a bundle can do the same, for ``export_onnx``; of a model, nobody noted it."""
     from mmvae_fast.data.run import READERS_FILE
     from mmvae_fast.models.checkpoint import read_json
+    from mmvae_fast.reading.recipes import is_readable
 
     if not (folder / READERS_FILE).exists():
         return {}
     readers = read_json(folder / READERS_FILE)["readers"]
-    return {name: config for name, config in readers.items() if config.get("kind") == "image"}
+    return {name: config for name, config in readers.items() if is_readable(config.get("kind"))}

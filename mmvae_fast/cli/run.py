@@ -14,28 +14,38 @@ from mmvae_fast.cli.app import WRONG_USAGE, app, fail, plain_errors
 def run(
     context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
-    to: Annotated[str, typer.Option(help="The modality to make.")],
+    to: Annotated[str | None, typer.Option(help="The modality to make; a classifier tells the class without.")] = None,
     given: Annotated[
         list[str] | None,
         typer.Option("--from", metavar="MODALITY=VALUE", help="A file, a text or numbers; may come again."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; the modality's suffix is added if it lacks.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draw what only the made modality has, from this seed.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 1,
 ) -> None:
     """Make one modality from others with a bundle: --from image=x.png --to text, or shorter --image x.png --to text.
 
-    What can be printed is, unless --out is given. Needs no torch.
+    What can be printed is, unless --out is given. Numbers are in their own units, both ways, if the bundle is of a run
+    of train. Needs no torch.
     """
     with plain_errors():
         from mmvae_fast.onnx import Runtime, values
         from mmvae_fast.onnx.errors import unknown
+        from mmvae_fast.onnx.manifest import CLASSIFIER_PART
 
         runtime = Runtime.load(bundle, threads=threads)
         cells = _cells(given or [], context.args, list(runtime.modalities))
-        if to not in runtime.modalities:
+        if to is None and CLASSIFIER_PART not in runtime.manifest.parts:
+            fail(f"--to is missing, expected one of {', '.join(runtime.modalities)}", WRONG_USAGE)
+        if to is not None and to not in runtime.modalities:
             fail(f"--to: {unknown('modality', to, runtime.modalities)}", WRONG_USAGE)
         inputs = {name: values.from_text(runtime, name, value) for name, value in cells.items()}
-        sample = runtime.cross_generate(inputs, to)[0]
+        if to is None:
+            shares = runtime.predict_proba(inputs)[0].tolist()
+            ranked = sorted(zip(shares, runtime.manifest.classes or (), strict=True), reverse=True)
+            print("\n".join([ranked[0][1], *(f"  {name} {share:.4f}" for share, name in ranked)]))
+            return
+        sample = runtime.cross_generate(inputs, to, seed=seed)[0]
         line = values.as_text(runtime, to, sample)
         if out is not None:
             print(values.write(runtime, to, sample, out))

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mmvae_fast import __version__, _files, _lazy, _pictures
+from mmvae_fast import __version__, _files, _lazy
 from mmvae_fast.onnx import graphs, single, verification
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx.errors import ExportError
@@ -26,6 +26,7 @@ from mmvae_fast.onnx.parts import Taken
 from mmvae_fast.onnx.report import Report
 from mmvae_fast.onnx.seeded import seed_graph
 from mmvae_fast.onnx.systems import EXPORTABLE, take_any_apart
+from mmvae_fast.reading import recipes
 
 Exportable = Any  # one of EXPORTABLE: a model, or a system
 LAYOUTS = ("bundle", "single")
@@ -81,8 +82,9 @@ def export_onnx(
             nothing of bundles; see :mod:`mmvae_fast.onnx.single`. The Runtime serves bundles.
         sampling: "eps": noise is an input of the graphs, which the Runtime makes from a seed; "philox": a seed is, and
             the graphs make the same noise, for runtimes that cannot.
-        preprocessing: by name of a modality of pictures, how they became its values: what its reader's ``config()``
-            says ("fit" and "background" of it), so that the Runtime takes files and pixels.
+        preprocessing: by name of a modality, how its values were read: its reader's ``config()``, of which the bundle
+            keeps what :meth:`Runtime.read` and ``show`` need to take and give files, texts and numbers in their own
+            units.
         metadata: whatever JSON can hold, kept in the manifest.
 
     Raises:
@@ -135,19 +137,19 @@ def _check_model(model: Any) -> None:
 
 
 def _reading(model: Exportable, preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of pictures, what of their readers' descriptions concerns a single one."""
+    """Of readers' descriptions, what concerns single samples."""
     reading = {}
-    for name, how in preprocessing.items():
-        if name not in model.modalities or model.modalities[name].kind != "image":
-            images = [n for n, m in model.modalities.items() if m.kind == "image"]
-            raise ValueError(f"preprocessing names {name!r}, expected some of the modalities of pictures {images}")
-        fit, background = how.get("fit", "stretch"), how.get("background", 1.0)
-        if fit not in _pictures.FITS or not isinstance(background, (int, float)) or not 0 <= background <= 1:
-            raise ValueError(
-                f"preprocessing of {name!r} is {dict(how)!r}, expected 'fit', one of {_pictures.FITS}, and "
-                "'background' from 0 to 1"
-            )
-        reading[name] = {"fit": fit, "background": float(background)}
+    for name, config in preprocessing.items():
+        if name not in model.modalities:
+            raise ValueError(f"preprocessing names {name!r}, expected some of the modalities {list(model.modalities)}")
+        modality = model.modalities[name]
+        try:
+            how = recipes.of_reader(config, modality.kind)
+            words = getattr(modality, "words", None)
+            reading[name] = recipes.make(modality.kind, how, tuple(modality.shape), words).config()
+        except (ValueError, TypeError, OverflowError, AttributeError) as error:
+            expected = f"what the config() of a reader of its kind, {modality.kind!r}, says"
+            raise ValueError(f"preprocessing of {name!r}: {error}; expected {expected}") from error
     return reading
 
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmvae_fast._pictures import FITS
 from mmvae_fast.onnx import noise
 from mmvae_fast.onnx.errors import BundleError
+from mmvae_fast.reading import recipes
 
 FORMAT = "mmvae_fast.onnx"
 SCHEMA = 2  # 1 knew one shared Gaussian latent and its noise only
@@ -104,7 +104,7 @@ class ModalitySpec:
     lifted: bool = False  # a network of its own leads from the latent to what its decoder takes
     tokens: LanguageSpec | None = None
     preprocessing: Mapping[str, Any] | None = None
-    """Of pictures: "fit" and "background", as :class:`mmvae_fast.data.ImageReader` has them."""
+    """How raw values become samples: what a recipe of :mod:`mmvae_fast.reading.recipes` for this kind holds."""
 
 
 @dataclass(frozen=True)
@@ -464,15 +464,22 @@ class _Reader:
             features=self.flag(value, "features"),
             own_code=self.flag(value, "own_code"),
             lifted=self.flag(value, "lifted"),
-            preprocessing=None if value.get("preprocessing") is None else self.preprocessing(value["preprocessing"]),
+            preprocessing=None if value.get("preprocessing") is None else self.preprocessing(value),
             tokens=None if value.get("tokens") is None else self.language(value["tokens"]),
         )
 
-    def preprocessing(self, value: Any) -> dict[str, Any]:
-        background = float(self.get(value, "background", (int, float)))
-        if not 0 <= background <= 1:
-            raise self.fail(f"'background' is {background}, expected 0 to 1")
-        return {"fit": self.one_of(value, "fit", FITS), "background": background}
+    def preprocessing(self, modality: Any) -> dict[str, Any]:
+        """Of a modality."""
+        name, kind, shape = (
+            self.get(modality, "name", str),
+            self.get(modality, "kind", str),
+            self.sizes(modality, "shape"),
+        )
+        how = self.mapping(modality["preprocessing"], "'preprocessing'")
+        try:
+            return recipes.make(kind, how, shape, self.words(modality, "vocabulary")).config()
+        except (ValueError, TypeError, OverflowError) as error:
+            raise self.fail(f"'preprocessing' of modality {_short(name)}: {error}") from None
 
     def language(self, value: Any) -> LanguageSpec:
         pad, begin, end, offset = (self.count(value, key) for key in ("pad", "begin", "end", "offset"))

@@ -76,8 +76,9 @@ class Runtime:
     encoder runs on observed rows only and is not even loaded before there is one. A row with nothing observed gets the
     prior.
 
-    Texts may be strings, and pictures paths, bytes of files or, where the bundle says how they were read, uint8 pixels
-    [B, H, W(, C)]; a lone one is a batch of one.
+    Arrays of numbers are what the model takes, whatever the bundle says of reading. :meth:`read` makes them of raw
+    values (files, texts, numbers in their own units), :meth:`show` goes back. What can only be raw, the verbs read by
+    themselves: texts, paths, bytes of files, and uint8 pixels [B, H, W(, C)]; a lone one is a batch of one.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Runtime:
         self.modalities: dict[str, ModalitySpec] = {m.name: m for m in manifest.modalities}
         self.latent_dim = manifest.latent_dim
         self._tokenizers: dict[str, Any] = {}
+        self._readings: dict[str, raw.Reading] = {}
         self._sessions = Sessions(self.folder, manifest, threads, spin, timeout)
 
     @staticmethod
@@ -126,7 +128,7 @@ class Runtime:
         return Runtime(folder, manifest, threads, spin=bool(spin), timeout=timeout)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tokenizers": {}}  # read again where it is needed
+        return {**self.__dict__, "_tokenizers": {}, "_readings": {}}  # read again where it is needed
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{m.name}: {m.kind} {list(m.shape)}" for m in self.modalities.values())
@@ -277,6 +279,36 @@ class Runtime:
             codes = {name: self._code(z, name, None) for name in names}
         return {name: self._decode(code, self.modalities[name], False) for name, code in codes.items()}
 
+    # --- raw values ---------------------------------------------------------------------------------------------------
+
+    def read(self, name: str, values: Any) -> np.ndarray:
+        """Raw values of a modality -> what the model takes [B, *shape], as its reader made it in training.
+
+        Args:
+            values: a list or array of B of them. Numbers of a vector, counts or a series [T, channels] in their own
+                units, NaN (of a vector that has gaps) what is missing; texts and documents as str; pictures as pixels
+                [H, W(, C)] (uint8, or 0 to 1), sounds as (waveform, rate in Hz); pictures, sounds and series as paths,
+                the first two as bytes, too. A lone text, file or sound is a batch of one.
+
+        Raises:
+            InputError: a value that cannot be read, by row; or the bundle does not say how the modality was read.
+            ImportError: an extra ("image", "audio", "text", "delay") that is not installed; only what is asked for.
+        """
+        return self._reading(name).read(values)
+
+    def show(self, name: str, samples: Any) -> Any:
+        """Samples [B, *shape] as the model takes and gives them -> raw values: numbers in their own units (float64
+        [B, ...]), texts, the heaviest words of documents, uint8 pixels [B, H, W, C], sounds as a list of (waveform,
+        rate in Hz). As they are where the bundle does not say how the modality was read."""
+        return self._reading(name).show(samples)
+
+    def _reading(self, name: str) -> raw.Reading:
+        if name not in self.modalities:
+            raise UnknownModality(unknown("modality", name, self.modalities))
+        if name not in self._readings:
+            self._readings[name] = raw.Reading(self.modalities[name], self.tokenize, self.detokenize)
+        return self._readings[name]
+
     # --- text ---------------------------------------------------------------------------------------------------------
 
     def tokenize(self, texts: Sequence[str], modality: str | None = None, *, truncate: bool = False) -> np.ndarray:
@@ -418,7 +450,7 @@ class Runtime:
 
     def _read(self, inputs: Inputs) -> Inputs:
         """With texts and pictures as arrays."""
-        return raw.arrays(self.modalities, inputs, self.tokenize)
+        return raw.arrays(self.modalities, inputs, self.read)
 
     def _need(self, part: str, verb: str) -> None:
         if part not in self.manifest.parts:

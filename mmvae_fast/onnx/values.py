@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mmvae_fast import _files, _lazy, _pictures
+from mmvae_fast.features import audio
 from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, InputError
 from mmvae_fast.onnx.manifest import ModalitySpec
 from mmvae_fast.onnx.runtime import Runtime
+from mmvae_fast.reading.numbers import names_of, write_table
+from mmvae_fast.reading.recipes import KINDS
+from mmvae_fast.reading.series import parse_table
 
 MAX_PIXELS = 2**25
 """Of a picture, before it is decoded: a file of a few kB can hold gigapixels."""
@@ -25,25 +30,29 @@ _NPY = b"\x93NUMPY"
 
 
 def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
-    """One sample [1, *shape] from a command line: the path of a file, words, or numbers with commas.
+    """One sample [1, *shape] from a command line: the path of a file, words, or numbers with commas, an empty place
+    being a missing one.
 
     Raises:
         InputError: what was given makes no sample of this modality.
         OSError: a file that cannot be read.
     """
     spec = runtime.modalities[name]
-    if is_text(spec) and not text.endswith(".npy"):
-        return runtime.tokenize([text], name)
+    if takes_text(spec) and not text.endswith(".npy"):
+        return runtime.read(name, [text])
     if len(spec.shape) == 1 and (numbers := _numbers(text)) is not None:
         return from_list(runtime, name, [numbers])
     path = Path(text)
+    if path.is_file() and _is_table(spec, path):
+        return runtime.read(name, [path])
     if not path.is_file():
         raise InputError(f"modality {name!r}: {text!r} is no file; expected {expected(spec)}")
     return from_bytes(runtime, name, path.read_bytes(), text)
 
 
 def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndarray:
-    """Samples [B, *shape] from the content of a file: .npy (one sample or several), a picture, text, JSON or CSV.
+    """Samples [B, *shape] from the content of a file: .npy (one sample or several), a picture, a sound, text, JSON or
+    CSV. Numbers are in their own units where the bundle says how vectors, series or counts were read.
 
     Raises:
         InputError: what is wrong with it; ``source`` names it.
@@ -51,31 +60,42 @@ def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndar
     spec = runtime.modalities[name]
     where = f"modality {name!r}: {source}"
     if data.startswith(_NPY):
-        found = _npy(data, where)
-        return found[None] if found.shape == spec.shape else found
+        return _batch(runtime, name, _npy(data, where))
     if spec.kind == "image":
         return _picture(data, spec, where)[None]
+    if spec.kind == "audio" and spec.preprocessing is not None and not data.lstrip().startswith(b"["):
+        try:
+            return runtime.read(name, [data])
+        except BadValue as error:
+            raise BadValue(f"{error} (from {source})") from error
     try:
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise BadDtype(f"{where}: {len(data)} bytes of no known format, expected {expected(spec)}") from None
-    if is_text(spec):
-        return runtime.tokenize([text], name)
+    if takes_text(spec):
+        return runtime.read(name, [text])
     if text.startswith("["):
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise BadValue(f"{where}: not valid JSON ({error})") from None
-        found = _array(spec, value, where)
-        return found[None] if found.shape == spec.shape else found
+        return _batch(runtime, name, _array(spec, value, where))
     numbers = _numbers(text)
+    if _is_numeric(spec) and (numbers is None or len(numbers) != spec.shape[0] or len(spec.shape) > 1):
+        try:
+            return _batch(runtime, name, parse_table(text, ",").values)
+        except InputError:
+            raise
+        except ValueError as error:
+            raise BadValue(f"{where}: {error}, expected {expected(spec)}") from None
     if numbers is None:
         raise BadValue(f"{where}: expected {expected(spec)}")
     return from_list(runtime, name, [numbers])
 
 
 def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
-    """Samples [B, *shape] from plain Python data, such as parsed JSON: nested lists of numbers, or texts.
+    """Samples [B, *shape] from plain Python data, such as parsed JSON: nested lists of numbers (as :func:`from_bytes`),
+    or texts. A text is never taken for a path.
 
     Raises:
         InputError: ragged, of another shape, or not numbers.
@@ -85,40 +105,51 @@ def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
     if not isinstance(rows, list):
         raise BadShape(f"{where} is a {type(rows).__name__}, expected a list of samples")
     if rows and all(isinstance(row, str) for row in rows):
-        if not is_text(spec):
+        if not takes_text(spec):
             raise BadDtype(f"{where} holds texts, expected {expected(spec)}")
-        return runtime.tokenize(rows, name)
-    return _array(spec, rows, where)
+        return runtime.read(name, rows)
+    if not _is_numeric(spec):
+        return _array(spec, rows, where)
+    return runtime.read(name, [np.atleast_1d(_array(spec, row, f"{where}, row {i}")) for i, row in enumerate(rows)])
 
 
 def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
-    """A sample [*shape] as a line for a person: words, or numbers; None where a file is needed."""
+    """A sample [*shape] as a line for a person: words, or numbers in their own units; None where a file is needed."""
     spec = runtime.modalities[name]
-    if is_text(spec):
-        return runtime.detokenize(sample[None], name)[0]
+    if takes_text(spec):
+        return runtime.show(name, sample[None])[0]
     if len(spec.shape) == 1:
-        return ",".join(f"{value:g}" for value in sample.tolist())
+        return ",".join(f"{value:g}" for value in runtime.show(name, sample[None])[0].tolist())
     return None
 
 
-def texts(runtime: Runtime, name: str, samples: np.ndarray) -> list[str] | None:
-    """Samples [B, *shape] of words as texts; None for other modalities."""
-    return runtime.detokenize(samples, name) if is_text(runtime.modalities[name]) else None
+def plain(runtime: Runtime, name: str, samples: np.ndarray) -> Any:
+    """Samples [B, *shape] for JSON: texts, numbers in their own units, else as the model gives them."""
+    spec = runtime.modalities[name]
+    return runtime.show(name, samples) if is_text(spec) or _is_numeric(spec) else samples
 
 
 def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> Path:
-    """Write a sample [*shape] as .png (images), .txt (words), .csv (numbers) or, where the path says so or nothing
-    else fits, .npy; the suffix is added unless it is there. The file is there when it is complete."""
+    """Write a sample [*shape] as .png (images), .wav (sounds), .txt (words), .csv (numbers; with a header where the
+    bundle says how they were read) or, where the path says so or nothing else fits, .npy; the suffix is added unless it
+    is there. The file is there when it is complete."""
     spec, path = runtime.modalities[name], Path(path)
-    suffix = path.suffix.lower()
+    suffix, known = path.suffix.lower(), spec.preprocessing is not None
+    if suffix != ".npy" and spec.kind == "audio" and known:
+        path = _files.with_ending(path, ".wav")
+        _files.write_atomic(path, wav(runtime, name, sample))
+        return path
+    if suffix != ".npy" and _is_numeric(spec):
+        rows = np.atleast_2d(runtime.show(name, sample[None])[0])
+        return write_table(path, names_of((spec.preprocessing or {}).get("names"), rows.shape[1], spec.kind), rows)
     line = as_text(runtime, name, sample)
     if suffix != ".npy" and is_picture(spec):
         path, data = _files.with_ending(path, ".png"), png(sample)
     elif suffix != ".npy" and line is not None:
-        path, data = _files.with_ending(path, ".txt" if is_text(spec) else ".csv"), f"{line}\n".encode()
+        path, data = _files.with_ending(path, ".txt" if takes_text(spec) else ".csv"), f"{line}\n".encode()
     else:
         file = io.BytesIO()
-        np.save(file, sample, allow_pickle=False)
+        np.save(file, runtime.show(name, sample[None])[0] if _is_numeric(spec) else sample, allow_pickle=False)
         path, data = _files.with_ending(path, ".npy"), file.getvalue()
     _files.write_atomic(path, data)
     return path
@@ -140,6 +171,11 @@ def is_text(spec: ModalitySpec) -> bool:
     return spec.dtype == "int64" and (spec.vocabulary is not None or spec.tokens is not None)
 
 
+def takes_text(spec: ModalitySpec) -> bool:
+    """Words in an order, or documents of which the bundle knows how their words are counted."""
+    return is_text(spec) or (spec.kind == "bag_of_words" and spec.preprocessing is not None)
+
+
 def is_picture(spec: ModalitySpec) -> bool:
     return spec.kind == "image" and len(spec.shape) == 3 and spec.shape[0] in (1, 3)
 
@@ -153,13 +189,29 @@ def png(sample: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def wav(runtime: Runtime, name: str, sample: np.ndarray) -> bytes:
+    """A sound [*shape] as a WAV file.
+
+    Raises:
+        BadValue: the bundle does not say how the sounds were read.
+    """
+    spec = runtime.modalities[name]
+    if spec.kind != "audio" or spec.preprocessing is None:
+        raise BadValue(f"modality {name!r} is no sound, or the bundle does not say how its sounds were read")
+    return audio.wav_bytes(*runtime.show(name, sample[None])[0])
+
+
 def expected(spec: ModalitySpec) -> str:
     """What can be given for a modality, in words."""
     array = f"a .npy array of shape {list(spec.shape)}"
     if is_picture(spec):
         return f"a picture or {array}"
-    if is_text(spec):
+    if takes_text(spec):
         return f"a text or {array}"
+    if spec.kind == "audio" and spec.preprocessing is not None:
+        return f"a sound file or {array}"
+    if spec.kind == "sequence" and spec.preprocessing is not None:
+        return f"a table of [T, {spec.shape[-1]}] numbers"
     if len(spec.shape) == 1:
         return f"{spec.shape[0]} numbers with commas between them or {array}"
     return array
@@ -167,7 +219,8 @@ def expected(spec: ModalitySpec) -> str:
 
 def _numbers(text: str) -> list[float] | None:
     try:
-        return [float(cell) for cell in text.replace("\n", ",").split(",")]
+        cells = text.replace("\n", ",").split(",")
+        return [float(cell) if cell.strip() else math.nan for cell in cells] if any(map(str.strip, cells)) else None
     except ValueError:
         return None
 
@@ -177,7 +230,8 @@ def _array(spec: ModalitySpec, value: Any, where: str) -> np.ndarray:
     longest of them."""
     try:
         with np.errstate(over="ignore"):  # what does not fit becomes inf, which the Runtime refuses by name
-            found = np.array(value, dtype=np.float32 if spec.dtype == "float32" else np.float64)
+            exact = spec.dtype != "float32" or _is_numeric(spec)
+            found = np.array(value, dtype=np.float64 if exact else np.float32)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadShape(f"{where} is no array of numbers ({error}), expected {expected(spec)}") from None
     if spec.dtype == "float32":
@@ -185,6 +239,23 @@ def _array(spec: ModalitySpec, value: Any, where: str) -> np.ndarray:
     if not (np.isfinite(found) & (found == np.floor(found)) & (np.abs(found) < 2**53)).all():
         raise BadDtype(f"{where} holds other things than whole numbers, expected token ids")
     return found.astype(np.int64)
+
+
+def _batch(runtime: Runtime, name: str, found: np.ndarray) -> np.ndarray:
+    """An array of one sample or several as samples; of what has units, in these."""
+    spec = runtime.modalities[name]
+    if _is_numeric(spec):
+        return runtime.read(name, found if found.ndim > len(spec.shape) else found[None])
+    return found[None] if found.shape == spec.shape else found
+
+
+def _is_numeric(spec: ModalitySpec) -> bool:
+    """Numbers of which the bundle knows the units."""
+    return spec.preprocessing is not None and KINDS[spec.kind].numeric
+
+
+def _is_table(spec: ModalitySpec, path: Path) -> bool:
+    return spec.kind == "sequence" and _is_numeric(spec) and path.suffix.lower() in (".csv", ".tsv", ".txt", ".npy")
 
 
 def _npy(data: bytes, where: str) -> np.ndarray:

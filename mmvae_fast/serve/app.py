@@ -1,6 +1,6 @@
 """The web application: which routes there are, and what they call.
 
-Every answer is JSON, or a PNG where one is asked for; every refusal is ``{"error": {"type", "message"}}``.
+Every answer is JSON, or a PNG or WAV file where one is asked for; every refusal is ``{"error": {"type", "message"}}``.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ class _Service:
             raise TooLarge(f"an answer of {numbers} numbers, expected at most {self.limits.output_values}")
 
     def shown(self, name: str, samples: np.ndarray) -> Any:
-        """Texts as texts; the rest as arrays."""
-        return values.texts(self.runtime, name, samples) or samples
+        """Texts as texts, numbers in their own units; the rest as arrays."""
+        return values.plain(self.runtime, name, samples)
 
 
 def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -219,6 +219,10 @@ def _add_routes(app: FastAPI, service: _Service, metrics: Metrics) -> None:
         made = await service.translate(await service.rows(found), to)
         if options.format == "png":
             return _png(service, to, made)
+        if options.format == "wav":
+            if len(made) != 1:
+                raise Invalid(f"format is wav for {len(made)} rows of {to!r}, expected one row of a sound")
+            return Response(await asyncio.to_thread(values.wav, runtime, to, made[0]), media_type="audio/wav")
         return _json({"to": to, "values": service.shown(to, np.ascontiguousarray(made))})
 
     @post("/v1/reconstruct", schemas.To, schemas.Made)
@@ -283,6 +287,11 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(InputError)
     async def wrong_input(_: Request, error: InputError) -> Response:
         return answer(error, 422, str(error))
+
+    @app.exception_handler(ImportError)
+    async def not_installed(_: Request, error: ImportError) -> Response:
+        _log.error("%s", error)
+        return answer(error, 501, str(error))  # says which extra reads this
 
     @app.exception_handler(ValidationError)
     async def wrong_options(_: Request, error: ValidationError) -> Response:

@@ -19,7 +19,7 @@ class To(Options):
 
 class Translate(Options):
     to: str = Field(description="The modality to make.")
-    format: Literal["json", "png"] = Field("json", description="png: one image as a file.")
+    format: Literal["json", "png", "wav"] = Field("json", description="png, wav: one image, one sound as a file.")
 
 
 class Decode(To):
@@ -40,7 +40,7 @@ class Generate(Options):
 
 
 Samples = list[Any]
-"""Texts, or arrays as nested lists; NaN is null."""
+"""Texts, or arrays as nested lists; NaN is null. Vectors, series and counts are in their own units."""
 
 
 class Encoded(BaseModel):
@@ -85,6 +85,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         413: "Too large.",
         415: "Neither JSON nor a form.",
         422: "Not what the model takes.",
+        501: "An extra that reads this is not installed.",
         503: "Too many requests wait.",
         504: "No answer in time.",
     }.items()
@@ -106,7 +107,7 @@ def body(options: type[Options], form: bool) -> dict[str, Any]:
         "application/json": {"schema": {"type": "object", "properties": described, "required": required}}
     }
     if form:
-        files = {"type": "string", "format": "binary", "description": "A picture, .npy array, text or numbers."}
+        files = {"type": "string", "format": "binary", "description": "A picture, sound, .npy array, text or numbers."}
         properties = schema.get("properties", {})
         content["multipart/form-data"] = {
             "schema": {"type": "object", "properties": properties, "required": required, "additionalProperties": files}
