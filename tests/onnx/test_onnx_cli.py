@@ -53,12 +53,12 @@ def test_export_then_verify(saved, tmp_path):
     assert json.loads(verified.output)["passed"] is True
 
 
-def test_a_run_tells_how_its_pictures_were_read(saved, tmp_path):
+def test_a_run_tells_how_its_data_were_read(saved, tmp_path):
     from mmvae_fast.cli._model import preprocessing
 
     assert preprocessing(saved) == {}
     (tmp_path / "readers.json").write_text(
-        json.dumps({"readers": {"image": {"kind": "image", "fit": "pad", "background": 0.0}, "text": {"kind": "text"}}})
+        json.dumps({"readers": {"image": {"kind": "image", "fit": "pad", "background": 0.0}, "p": {"kind": "patches"}}})
     )
     assert preprocessing(tmp_path) == {"image": {"kind": "image", "fit": "pad", "background": 0.0}}
     assert call("export", saved, tmp_path / "out", "--sampling", "dice").exit_code == 2
