@@ -150,7 +150,7 @@ def _sample(runtime: Runtime, name: str, cell: Any, folder: Path) -> np.ndarray:
         found = values.from_bytes(runtime, name, cell, "the cell")
     elif isinstance(cell, str):
         path = folder / cell
-        found = values.from_text(runtime, name, str(path) if not values.is_text(spec) and path.is_file() else cell)
+        found = values.from_text(runtime, name, str(path) if not values.takes_text(spec) and path.is_file() else cell)
     else:
         found = values.from_list(runtime, name, [cell])
         if found.ndim == 2 and found.size == int(np.prod(spec.shape)):

@@ -38,7 +38,7 @@ def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
         OSError: a file that cannot be read.
     """
     spec = runtime.modalities[name]
-    if _takes_text(spec) and not text.endswith(".npy"):
+    if takes_text(spec) and not text.endswith(".npy"):
         return runtime.read(name, [text])
     if len(spec.shape) == 1 and (numbers := _numbers(text)) is not None:
         return from_list(runtime, name, [numbers])
@@ -72,7 +72,7 @@ def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndar
         text = data.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise BadDtype(f"{where}: {len(data)} bytes of no known format, expected {expected(spec)}") from None
-    if _takes_text(spec):
+    if takes_text(spec):
         return runtime.read(name, [text])
     if text.startswith("["):
         try:
@@ -105,7 +105,7 @@ def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
     if not isinstance(rows, list):
         raise BadShape(f"{where} is a {type(rows).__name__}, expected a list of samples")
     if rows and all(isinstance(row, str) for row in rows):
-        if not _takes_text(spec):
+        if not takes_text(spec):
             raise BadDtype(f"{where} holds texts, expected {expected(spec)}")
         return runtime.read(name, rows)
     if not _is_numeric(spec):
@@ -116,7 +116,7 @@ def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
 def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
     """A sample [*shape] as a line for a person: words, or numbers in their own units; None where a file is needed."""
     spec = runtime.modalities[name]
-    if _takes_text(spec):
+    if takes_text(spec):
         return runtime.show(name, sample[None])[0]
     if len(spec.shape) == 1:
         return ",".join(f"{value:g}" for value in runtime.show(name, sample[None])[0].tolist())
@@ -146,7 +146,7 @@ def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> 
     if suffix != ".npy" and is_picture(spec):
         path, data = _files.with_ending(path, ".png"), png(sample)
     elif suffix != ".npy" and line is not None:
-        path, data = _files.with_ending(path, ".txt" if _takes_text(spec) else ".csv"), f"{line}\n".encode()
+        path, data = _files.with_ending(path, ".txt" if takes_text(spec) else ".csv"), f"{line}\n".encode()
     else:
         file = io.BytesIO()
         np.save(file, runtime.show(name, sample[None])[0] if _is_numeric(spec) else sample, allow_pickle=False)
@@ -169,6 +169,11 @@ def example(runtime: Runtime, rows: int, seed: int = 0) -> dict[str, np.ndarray]
 def is_text(spec: ModalitySpec) -> bool:
     """Token ids that the bundle can turn into words."""
     return spec.dtype == "int64" and (spec.vocabulary is not None or spec.tokens is not None)
+
+
+def takes_text(spec: ModalitySpec) -> bool:
+    """Words in an order, or documents of which the bundle knows how their words are counted."""
+    return is_text(spec) or (spec.kind == "bag_of_words" and spec.preprocessing is not None)
 
 
 def is_picture(spec: ModalitySpec) -> bool:
@@ -201,7 +206,7 @@ def expected(spec: ModalitySpec) -> str:
     array = f"a .npy array of shape {list(spec.shape)}"
     if is_picture(spec):
         return f"a picture or {array}"
-    if _takes_text(spec):
+    if takes_text(spec):
         return f"a text or {array}"
     if spec.kind == "audio" and spec.preprocessing is not None:
         return f"a sound file or {array}"
@@ -247,10 +252,6 @@ def _batch(runtime: Runtime, name: str, found: np.ndarray) -> np.ndarray:
 def _is_numeric(spec: ModalitySpec) -> bool:
     """Numbers of which the bundle knows the units."""
     return spec.preprocessing is not None and KINDS[spec.kind].numeric
-
-
-def _takes_text(spec: ModalitySpec) -> bool:
-    return is_text(spec) or (spec.kind == "bag_of_words" and spec.preprocessing is not None)
 
 
 def _is_table(spec: ModalitySpec, path: Path) -> bool:

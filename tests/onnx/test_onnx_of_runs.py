@@ -1,6 +1,7 @@
 """From a trained run to a bundle that takes and gives what the run's files held, by the command line."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_a_classifier_says_the_class(folder):
     assert refused.exit_code == 2 and "--to is missing" in refused.stderr
 
 
-def test_serving_sounds_and_numbers(folder):
+def test_serving_sounds_and_numbers(folder, monkeypatch):
     for module in ("fastapi", "orjson", "httpx2"):
         pytest.importorskip(module)
     from starlette.testclient import TestClient
@@ -127,5 +128,26 @@ def test_serving_sounds_and_numbers(folder):
         assert made.headers["content-type"] == "audio/wav" and made.content.startswith(b"RIFF")
         assert client.post("/v1/encode", json={"inputs": {"sound": [str(folder / "3.wav")]}}).status_code == 422
         assert client.post("/v1/encode", files={"sound": b"RIFF no sound"}).status_code == 422
+        monkeypatch.setitem(sys.modules, "soundfile", None)  # as in an image without the extra
+        refused = client.post("/v1/encode", files=files)
+        assert refused.status_code == 501 and "mmvae_fast[audio]" in refused.json()["error"]["message"]
         no_sound = {"inputs": {"size": [[1, 2]]}, "to": "size", "format": "wav"}
         assert client.post("/v1/translate", json=no_sound).status_code == 422
+
+
+def test_embedding_cells_in_their_own_units(folder):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    from mmvae_fast.onnx import Runtime
+    from mmvae_fast.onnx.embedding import Job, embed_file
+
+    runtime = Runtime.load(folder / "bundle")
+    rows = {"size": [[181.5, 90.0], None, [150.0, 50.0]], "sound": ["3.wav", "4.wav", None]}
+    parquet.write_table(arrow.table(rows), folder / "rows.parquet")
+    embed_file(runtime, Job(str(folder / "rows.parquet"), str(folder / "z.parquet"), {n: n for n in rows}))
+    found = np.stack([column.to_numpy() for column in parquet.read_table(folder / "z.parquet").columns], 1)
+    given = {"size": runtime.read("size", [[181.5, 90.0], [0.0, 0.0], [150.0, 50.0]]),
+             "sound": runtime.read("sound", [str(folder / f"{i}.wav") for i in (3, 4, 4)])}  # fmt: skip
+    mask = {"size": np.array([True, False, True]), "sound": np.array([True, True, False])}
+    np.testing.assert_allclose(found, runtime.encode(given, mask).mu, atol=1e-5)
