@@ -20,8 +20,8 @@ def bench(
     bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Rows a call, repeatable; else: 1, 32, 256.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads a call may use; 0: all cores.")] = 1,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that one part of the bundle may run.")] = 60.0,
     seconds: Annotated[float, typer.Option(min=0.01, help="For every line of the table.")] = 0.5,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one part may run.")] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Time a bundle on this machine, on made-up rows. Needs no torch."""

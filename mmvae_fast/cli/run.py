@@ -28,7 +28,7 @@ def run(
         str | None, typer.Option(help="Of a GAN of embeddings, the embedding: numbers with commas, or an .npy file.")
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 1,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that one part may run.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that one part of the bundle may run.")] = 60.0,
 ) -> None:
     """Make one modality from others with a bundle: --from image=x.png --to text, or shorter --image x.png --to text.
 
