@@ -50,7 +50,9 @@ def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
     return from_bytes(runtime, name, path.read_bytes(), text)
 
 
-def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndarray:
+def from_bytes(
+    runtime: Runtime, name: str, data: bytes, source: str, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Samples [B, *shape] from the content of a file: .npy (one sample or several), a picture, a sound, text, JSON or
     CSV. Numbers are in their own units where the bundle says how vectors, series or counts were read.
 
@@ -62,7 +64,7 @@ def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndar
     if data.startswith(_NPY):
         return _batch(runtime, name, _npy(data, where))
     if spec.kind == "image":
-        return _picture(data, spec, where)[None]
+        return _picture(data, spec, where, max_pixels)[None]
     if spec.kind == "audio" and spec.preprocessing is not None and not data.lstrip().startswith(b"["):
         try:
             return runtime.read(name, [data])
@@ -279,17 +281,17 @@ def _npy(data: bytes, where: str) -> np.ndarray:
     return found.copy()
 
 
-def _picture(data: bytes, spec: ModalitySpec, where: str) -> np.ndarray:
+def _picture(data: bytes, spec: ModalitySpec, where: str, max_pixels: int) -> np.ndarray:
     """Float32 [C, H, W] in [0, 1], made to fit as the bundle says."""
     if not is_picture(spec):
         raise BadDtype(f"{where}: expected {expected(spec)}")
     pillow = _lazy.require("PIL.Image", extra="image")
     how = spec.preprocessing or {}
     try:
-        with pillow.open(io.BytesIO(data)) as image:
+        with pillow.open(io.BytesIO(data), formats=_pictures.FORMATS) as image:
             pixels = image.width * image.height
-        if pixels > MAX_PIXELS:
-            raise BadShape(f"{where}: a picture of {pixels} pixels, expected at most {MAX_PIXELS}")
+        if pixels > max_pixels:
+            raise BadShape(f"{where}: a picture of {pixels} pixels, expected at most {max_pixels}")
         return _pictures.read(data, spec.shape, how.get("fit", "stretch"), how.get("background", 1.0))
     except InputError:
         raise
