@@ -25,7 +25,7 @@ from mmvae_fast.onnx import Runtime, values
 from mmvae_fast.onnx.errors import BundleError, InputError, MissingInput, unknown
 from mmvae_fast.onnx.manifest import CLASSIFIER_PART, CYCLEGAN_SYSTEM, FUSION_PART
 from mmvae_fast.serve import requests, schemas
-from mmvae_fast.serve.batching import Batcher, Rows
+from mmvae_fast.serve.batching import Batcher, Reader, Rows
 from mmvae_fast.serve.errors import Invalid, Refused, TookTooLong, TooLarge
 from mmvae_fast.serve.limits import Limits
 from mmvae_fast.serve.metrics import Metrics
@@ -50,13 +50,14 @@ def create_app(
     limits = limits or Limits()
     runtime = bundle if isinstance(bundle, Runtime) else load(bundle, threads, limits)
     batcher = Batcher(limits, workers, lambda n, rows: metrics.on_batch(n, rows))
-    metrics = Metrics(lambda: len(batcher))
-    service = _Service(runtime, limits, batcher)
+    reader = Reader(limits)
+    metrics = Metrics(lambda: len(batcher) + len(reader))
+    service = _Service(runtime, limits, batcher, reader)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(_warm_up, runtime)
-        async with batcher:
+        async with batcher, reader:
             service.ready = True
             yield
             service.ready = False
@@ -96,14 +97,14 @@ def _decodable(runtime: Runtime) -> list[str]:
 class _Service:
     """What the routes do, apart from HTTP."""
 
-    def __init__(self, runtime: Runtime, limits: Limits, batcher: Batcher):
-        self.runtime, self.limits, self.batcher = runtime, limits, batcher
+    def __init__(self, runtime: Runtime, limits: Limits, batcher: Batcher, reader: Reader):
+        self.runtime, self.limits, self.batcher, self.reader = runtime, limits, batcher, reader
         self.ready = False
 
     async def rows(self, found: requests.Fields) -> Rows:
         if found.small:
             return requests.rows(self.runtime, found, self.limits)
-        return await asyncio.to_thread(requests.rows, self.runtime, found, self.limits)
+        return await self.reader.run(requests.rows, self.runtime, found, self.limits)
 
     async def encode(self, rows: Rows) -> Any:
         return await self.batcher.submit("encode", lambda r: self.runtime.encode(r.arrays, r.observed), rows)
@@ -134,7 +135,7 @@ class _Service:
     async def decode(self, z: Any, to: tuple[str, ...]) -> dict[str, np.ndarray]:
         self.check_size(len(z), to)
         try:
-            points = np.array(z, dtype=np.float32)
+            points = await self.reader.run(values.numbers, z)
         except (ValueError, TypeError, OverflowError) as error:
             raise Invalid(f"z is no array of numbers ({error})") from None
         if points.ndim != 2:
@@ -182,8 +183,11 @@ def _add_routes(app: FastAPI, service: _Service, metrics: Metrics) -> None:
 
     async def read(request: Request, schema: type[schemas.Options]) -> tuple[Any, requests.Fields]:
         """Checked options, and all fields."""
-        found = await requests.fields(request, limits)
-        return schema.model_validate(found.options(runtime.modalities)), found
+        found = await requests.fields(request, limits, service.reader.run)
+        if schema in schemas.TAKES_NO_INPUTS and found.has_inputs(runtime.modalities):
+            raise Invalid(f"inputs: {request.url.path} takes none, expected {', '.join(schema.model_fields)}")
+        strict = not found.form  # all that a form holds is text
+        return schema.model_validate(found.options(runtime.modalities), strict=strict), found
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -295,7 +299,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ValidationError)
     async def wrong_options(_: Request, error: ValidationError) -> Response:
-        listed = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:5]]
+        found = error.errors(include_url=False, include_input=False, include_context=False)[:5]
+        listed = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found]
         return answer(Invalid(), 422, "; ".join(listed))
 
     @app.exception_handler(HTTPException)
