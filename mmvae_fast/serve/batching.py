@@ -206,7 +206,7 @@ class Batcher:
             for item in batch:
                 parts.append(_rows_of(found, start, start + len(item.rows)))
                 start += len(item.rows)
-        except Exception:
+        except BaseException:  # also what a library written in Rust raises for a bug of its own
             return False
         self._on_batch(len(batch), len(rows))
         for item, part in zip(batch, parts, strict=True):
@@ -216,8 +216,9 @@ class Batcher:
     def _alone(self, item: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
         try:
             found = item.call(item.rows)
-        except Exception as error:
-            loop.call_soon_threadsafe(_settle, item.answer, None, error)
+        except BaseException as error:  # unanswered, the client would wait for its time to pass
+            ours = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            loop.call_soon_threadsafe(_settle, item.answer, None, ours)
         else:
             self._on_batch(1, len(item.rows))
             loop.call_soon_threadsafe(_settle, item.answer, found)
