@@ -46,6 +46,38 @@ def check_size(path: Path) -> None:
         raise BundleError(f"{path}: {size} bytes, expected at most {MAX_FILE_BYTES}")
 
 
+def check_external(path: Path, graph: bytes, sidecar: str | None) -> None:
+    """A graph's weights are in itself, or in the one file beside it whose hash was checked.
+
+    Read off the bytes of the protobuf, which need no onnx here: wherever a graph names a file, it has an entry (field
+    13 of TensorProto) with the key "location", whole, its length before it. Versions of ONNX Runtime differ in which
+    paths they follow; this follows none.
+    """
+    key = b"location"
+    start = graph.find(key)
+    while start >= 0:
+        if start and graph[start - 1] in (0x08, 0x00):  # the end of a length of 8, as short as can be or padded
+            value = (sidecar or "").encode()
+            after = b"\x12" + _varint(len(value)) + value
+            before = b"\x6a" + _varint(2 + len(key) + len(after)) + b"\x0a\x08"
+            entry = graph[max(0, start - len(before)) : start + len(key) + len(after)]
+            if sidecar is None or entry != before + key + after:
+                expected = "none" if sidecar is None else f"{sidecar!r} alone"
+                raise BundleError(f"{path}: names another file for its weights, expected {expected}")
+        start = graph.find(key, start + 1)
+    if graph[4:8] == b"ORTM":
+        raise BundleError(f"{path}: of ONNX Runtime's own format, expected ONNX")
+
+
+def _varint(number: int) -> bytes:
+    """As protobuf writes a length."""
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
+
+
 def run_failed(path: Path, error: BaseException) -> BundleError:
     """What ONNX Runtime raises while running, from a private module and without the file's name."""
     return BundleError(f"{path}: cannot be run ({str(error).strip() or type(error).__name__})")
