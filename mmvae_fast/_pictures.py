@@ -64,7 +64,9 @@ def load(cell: Any) -> Any:
             image.load()
             return require("PIL.ImageOps", extra="image").exif_transpose(image)
     except pillow.UnidentifiedImageError:
-        raise ValueError(f"{what}: not an image of a known format ({', '.join(OWN_FORMATS)}), or a damaged one") from None
+        raise ValueError(
+            f"{what}: not an image of a known format ({', '.join(OWN_FORMATS)}), or a damaged one"
+        ) from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{what}: no such file") from None
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvae_fast.onnx.errors import BundleError
-from mmvae_fast.onnx.manifest import Manifest, TensorSpec
+from mmvae_fast.onnx.errors import BadValue, BundleError
+from mmvae_fast.onnx.manifest import Manifest, ModalitySpec, TensorSpec
 
 MAX_FILE_BYTES = 16 * 2**30
 MAX_ELEMENTS = 2**28
 """Of one sample or one latent: a gigabyte of float32."""
+MAX_ASKED = 2**34
+"""Numbers of one answer: 64 GiB of float32."""
 MAX_NAME = 200
 """Characters of a file's name; file systems end at 255 bytes."""
 
@@ -37,6 +39,19 @@ def check_manifest(manifest: Manifest, source: str) -> None:
         if len(name) > MAX_NAME or not name.isprintable():
             shown = f"{name[:60]!r}, {len(name)} characters"
             raise BundleError(f"{source}: name {shown}, expected at most {MAX_NAME}, all of them printable")
+
+
+def check_asked(what: str, n: int, specs: Iterable[ModalitySpec], latent_dim: int) -> None:
+    """So many rows that their arrays alone are beyond any memory: said before one is made.
+
+    Raises:
+        BadValue: more than :data:`MAX_ASKED` numbers.
+    """
+    numbers = n * (latent_dim + sum(math.prod(spec.shape) for spec in specs))
+    if numbers > MAX_ASKED:
+        raise BadValue(
+            f"{what} is {n}, {numbers} numbers in all, expected at most {MAX_ASKED}: ask for fewer at a time"
+        )
 
 
 def check_size(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmvae_fast import _lazy
-from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, BundleError
+from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, BundleError, InferenceTimeout
 from mmvae_fast.onnx.manifest import LanguageSpec
 from mmvae_fast.onnx.noise import philox_uniform
 
@@ -133,12 +134,17 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
+    timeout: float | None = None,
 ) -> np.ndarray:
     """Ids [rows, length], as ``Language.generate`` draws them.
 
     Args:
         begin: -> what is remembered before the first token.
         step: the last tokens [rows], their place, what is remembered -> logits [rows, V], what is remembered now.
+        timeout: seconds for all of it.
+
+    Raises:
+        InferenceTimeout: it took longer.
     """
     _check(temperature, top_k, top_p)
     x = np.full((rows, length), spec.pad, dtype=np.int64)
@@ -147,8 +153,11 @@ def generate(
     going, last = np.ones(rows, dtype=bool), np.full(rows, spec.begin, dtype=np.int64)
     if rows == 0:
         return x
+    ends = None if timeout is None else time.monotonic() + timeout
     past = begin()
     for t in range(length):
+        if ends is not None and time.monotonic() > ends:
+            raise InferenceTimeout(f"generate: stopped at token {t} of {length} after {timeout:g} s, the timeout")
         logits, past = step(last, t, past)
         drawn = logits.argmax(-1) if u is None else draw(logits / np.float32(temperature), top_k, top_p, u[:, t])
         last = np.where(going, drawn, spec.pad)

@@ -26,6 +26,7 @@ from mmvae_fast.reading.series import parse_table
 MAX_PIXELS = 2**25
 """Of a picture, before it is decoded: a file of a few kB can hold gigapixels."""
 
+_OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _NPY = b"\x93NUMPY"
 
 
@@ -50,9 +51,7 @@ def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
     return from_bytes(runtime, name, path.read_bytes(), text)
 
 
-def from_bytes(
-    runtime: Runtime, name: str, data: bytes, source: str, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def from_bytes(runtime: Runtime, name: str, data: bytes, source: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Samples [B, *shape] from the content of a file: .npy (one sample or several), a picture, a sound, text, JSON or
     CSV. Numbers are in their own units where the bundle says how vectors, series or counts were read.
 
@@ -159,6 +158,8 @@ def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> 
         rows = np.atleast_2d(runtime.show(name, sample[None])[0])
         return write_table(path, names_of((spec.preprocessing or {}).get("names"), rows.shape[1], spec.kind), rows)
     line = as_text(runtime, name, sample)
+    if is_picture(spec) and suffix in _OTHER_PICTURES:
+        raise BadValue(f"{path}: pictures are written as .png or .npy, expected a path that ends so")
     if suffix != ".npy" and is_picture(spec):
         path, data = _files.with_ending(path, ".png"), png(sample)
     elif suffix != ".npy" and line is not None:

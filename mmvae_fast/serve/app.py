@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from mmvae_fast import __version__
+from mmvae_fast._lazy import require
 from mmvae_fast.onnx import Runtime, values
 from mmvae_fast.onnx.errors import BundleError, InputError, MissingInput, unknown
 from mmvae_fast.onnx.manifest import CLASSIFIER_PART, CYCLEGAN_SYSTEM, FUSION_PART
@@ -71,14 +72,19 @@ def create_app(
 
 def load(bundle: str | Path, threads: int, limits: Limits) -> Runtime:
     """With graphs that run too long stopped: a request that nobody waits for any more must not hold a worker."""
-    return Runtime.load(bundle, threads=threads, timeout=limits.seconds)
+    runtime = Runtime.load(bundle, threads=threads, timeout=limits.seconds)
+    if any(spec.tokens is not None for spec in runtime.modalities.values()):
+        require("tokenizers", extra="text")  # not only when the first text comes
+    return runtime
 
 
 def _warm_up(runtime: Runtime) -> None:
     """Open every part and run it once: what is wrong with one is found before the first request."""
     rows = values.example(runtime, 1)
     if FUSION_PART in runtime.manifest.parts:
-        runtime.reconstruct(rows, to=_decodable(runtime))
+        for name, made in runtime.reconstruct(rows, to=_decodable(runtime)).items():
+            if values.is_text(runtime.modalities[name]):
+                runtime.tokenize(runtime.detokenize(made, name), name, truncate=True)
         if CLASSIFIER_PART in runtime.manifest.parts:
             runtime.classify(rows)
     elif runtime.manifest.system == CYCLEGAN_SYSTEM:
@@ -281,8 +287,9 @@ def _png(service: _Service, name: str, samples: np.ndarray) -> Response:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def answer(error: Exception, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-        return _json({"error": {"type": type(error).__name__, "message": message}}, status, headers)
+    def answer(error: Exception | str, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+        kind = error if isinstance(error, str) else type(error).__name__
+        return _json({"error": {"type": kind, "message": message}}, status, headers)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> Response:
@@ -295,7 +302,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ImportError)
     async def not_installed(_: Request, error: ImportError) -> Response:
         _log.error("%s", error)
-        return answer(error, 501, str(error))  # says which extra reads this
+        return answer("NotInstalled", 501, str(error))  # says which extra reads this
 
     @app.exception_handler(ValidationError)
     async def wrong_options(_: Request, error: ValidationError) -> Response:
@@ -318,7 +325,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)  # a bug, or ONNX Runtime's own: logged with its traceback by the server
     async def unexpected(_: Request, error: Exception) -> Response:
-        return answer(error, 500, "an error of the server; its log says more")
+        return answer("ServerError", 500, "an error of the server; its log says more")
 
     @app.exception_handler(TimeoutError)
     async def late(_: Request, error: TimeoutError) -> Response:

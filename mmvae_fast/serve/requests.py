@@ -113,9 +113,13 @@ async def _form(headers: Any, body: bytes) -> dict[str, Any]:
         raise Malformed(f"not a valid form ({getattr(error, 'message', None) or error})") from None
     found: dict[str, Any] = {}
     for name, value in form.multi_items():
+        content = value if isinstance(value, str) else await value.read()
+        if name == "to" and name in found:  # several modalities
+            found[name] = [*(found[name] if isinstance(found[name], list) else [found[name]]), content]
+            continue
         if name in found:
             raise Malformed(f"the form has {name!r} twice, expected once")
-        found[name] = value if isinstance(value, str) else await value.read()
+        found[name] = content
     await form.close()
     return found
 
@@ -152,9 +156,7 @@ def rows(runtime: Runtime, found: Fields, limits: Limits) -> Rows:
     return Rows(arrays, observed)
 
 
-def _samples(
-    runtime: Runtime, name: str, value: Any, form: bool, limits: Limits
-) -> tuple[np.ndarray, np.ndarray]:
+def _samples(runtime: Runtime, name: str, value: Any, form: bool, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
     """[B, *shape], and which of them are there, bool [B]."""
     if form and isinstance(value, (bytes, str)):
         data = value if isinstance(value, bytes) else value.encode()

@@ -46,3 +46,14 @@ def test_a_limit_of_pixels(runtime):
     with pytest.raises(InputError, match="a picture of 1200 pixels, expected at most 1000"):
         values.from_bytes(runtime, "image", picture, "x.png", max_pixels=1000)
     assert values.from_bytes(runtime, "image", picture, "x.png").shape == (1, 1, 5, 4)
+
+
+def test_more_samples_than_memory_holds(runtime):
+    with pytest.raises(InputError, match=r"sample: n is 1000000000000, \d+ numbers in all, expected at most"):
+        runtime.sample(10**12)
+
+
+def test_a_picture_of_another_format_is_not_written(runtime, tmp_path):
+    with pytest.raises(InputError, match=r"y\.jpg: pictures are written as \.png"):
+        values.write(runtime, "image", np.zeros((1, 5, 4), np.float32), tmp_path / "y.jpg")
+    assert values.write(runtime, "image", np.zeros((1, 5, 4), np.float32), tmp_path / "v1.2").name == "v1.2.png"

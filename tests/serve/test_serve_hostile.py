@@ -128,3 +128,18 @@ def test_json_numbers_are_numbers(client, path, body, expected):
 
 def test_a_form_has_numbers_as_text(client):
     assert client.post("/v1/sample", files={"n": (None, "2"), "to": (None, "v")}).status_code == 200
+
+
+def test_a_form_names_several_targets(client):
+    fields = [("v", (None, "1,2,3")), ("to", (None, "v")), ("to", (None, "text"))]
+    answer = client.post("/v1/reconstruct", files=fields)
+    assert answer.status_code == 200 and set(answer.json()["values"]) == {"v", "text"}
+
+
+def test_errors_name_no_classes_of_python(bundle, monkeypatch):
+    runtime = Runtime.load(bundle)
+    with TestClient(create_app(runtime), raise_server_exceptions=False) as client:
+        for error, kind in ((ImportError("x"), "NotInstalled"), (ZeroDivisionError("x"), "ServerError")):
+            monkeypatch.setattr(runtime, "encode", lambda *_, error=error: (_ for _ in ()).throw(error))
+            answer = client.post("/v1/encode", json={"inputs": {"v": [[1, 2, 3]]}})
+            assert answer.json()["error"]["type"] == kind
