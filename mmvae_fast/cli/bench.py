@@ -17,6 +17,7 @@ def bench(
     bundle: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Rows a call, repeatable; else: 1, 32, 256.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads a call may use; 0: all cores.")] = 1,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that one part of the bundle may run.")] = 60.0,
     seconds: Annotated[float, typer.Option(min=0.01, help="For every line of the table.")] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -26,7 +27,7 @@ def bench(
 
         from mmvae_fast.onnx import Runtime
 
-        runtime = Runtime.load(bundle, threads=threads)
+        runtime = Runtime.load(bundle, threads=threads, timeout=timeout)
         found = [row for size in batch or (1, 32, 256) for row in _rows(runtime, size, seconds)]
         if as_json:
             print(json.dumps(found, indent=1))

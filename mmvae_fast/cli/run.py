@@ -22,6 +22,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="File to write; the modality's suffix is added if it lacks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draw what only the made modality has, from this seed.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: all cores.")] = 1,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds that one part of the bundle may run.")] = 60.0,
 ) -> None:
     """Make one modality from others with a bundle: --from image=x.png --to text, or shorter --image x.png --to text.
 
@@ -33,7 +34,7 @@ def run(
         from mmvae_fast.onnx.errors import unknown
         from mmvae_fast.onnx.manifest import CLASSIFIER_PART
 
-        runtime = Runtime.load(bundle, threads=threads)
+        runtime = Runtime.load(bundle, threads=threads, timeout=timeout)
         cells = _cells(given or [], context.args, list(runtime.modalities))
         if to is None and CLASSIFIER_PART not in runtime.manifest.parts:
             fail(f"--to is missing, expected one of {', '.join(runtime.modalities)}", WRONG_USAGE)

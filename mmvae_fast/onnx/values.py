@@ -51,7 +51,7 @@ def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
     return from_bytes(runtime, name, path.read_bytes(), text)
 
 
-def from_bytes(runtime: Runtime, name: str, data: bytes, source: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def from_bytes(runtime: Runtime, name: str, data: bytes, source: str, max_pixels: int | None = None) -> np.ndarray:
     """Samples [B, *shape] from the content of a file: .npy (one sample or several), a picture, a sound, text, JSON or
     CSV. Numbers are in their own units where the bundle says how vectors, series or counts were read.
 
@@ -63,7 +63,7 @@ def from_bytes(runtime: Runtime, name: str, data: bytes, source: str, max_pixels
     if data.startswith(_NPY):
         return _batch(runtime, name, _npy(data, where))
     if spec.kind == "image":
-        return _picture(data, spec, where, max_pixels)[None]
+        return _picture(data, spec, where, MAX_PIXELS if max_pixels is None else max_pixels)[None]
     if spec.kind == "audio" and spec.preprocessing is not None and not data.lstrip().startswith(b"["):
         try:
             return runtime.read(name, [data])

@@ -355,3 +355,25 @@ def test_work_on_constants_is_stopped_as_other_work(tmp_path):
     sessions = Sessions(tmp_path, described, 1, False, 0.1)
     with pytest.raises(InferenceTimeout):
         sessions.run("folded", [np.zeros(1, np.float32)])
+
+
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_commands_end_too(copied, command):
+    pytest.importorskip("typer", reason="needs the 'cli' extra")
+    from typer.testing import CliRunner
+
+    from mmvae_fast.cli import app
+
+    one = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
+    nodes = [helper.make_node("ConstantOfShape", ["size"], ["m0"], value=one)]
+    nodes += [helper.make_node("MatMul", [f"m{i}", "m0"], [f"m{i + 1}"]) for i in range(40)]
+    nodes += [helper.make_node("ReduceSum", ["m40"], ["s"], keepdims=0)]
+    constants = [integers("first", 0), integers("four", 4), integers("three", 3), integers("size", 1500, 1500)]
+    zeros = of_shape("batch", "four", "three")
+    zeros[-1].output[0] = "zeros"
+    nodes += [*zeros, helper.make_node("Add", ["zeros", "s"], ["params"])]
+    replace_part(copied, "decoder_audio.onnx", decoder(nodes, *constants))
+    made = ["--text", "zero", "--to", "audio", "--out", copied / "sound"]
+    options = made if command == "run" else ["--batch", 1, "--seconds", 0.01]
+    result = CliRunner().invoke(app, [command, *map(str, [copied, *options, "--timeout", 0.1])])
+    assert result.exit_code == 1 and "decoder_audio: stopped after 0.1 s, the timeout" in result.stderr
