@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 
 import numpy as np
@@ -92,3 +93,19 @@ def test_a_long_text_does_not_hold_the_worker_for_long(language, monkeypatch):
     monkeypatch.setattr("mmvae_fast.onnx.texts.draw", lambda p, *_: np.full(len(p), 3))  # never its end
     with pytest.raises(InferenceTimeout, match=r"stopped at token \d of \d+ after 0\.2 s"):
         runtime.generate(z=np.zeros((1, 4), np.float32), temperature=1.0, seed=0)
+
+
+def test_a_long_text_holds_up_nobody_else(language):
+    with TestClient(create_app(language)) as client:
+        body = {"inputs": {"text": ["a " * 2_000_000]}}
+        refused = []
+        sender = threading.Thread(target=lambda: refused.append(client.post("/v1/encode", json=body)))
+        slowest, done = 0.0, False
+        sender.start()
+        while not done:
+            done = not sender.is_alive()
+            began = time.perf_counter()
+            assert client.post("/v1/encode", json={"inputs": {"text": ["one"]}}).status_code == 200
+            slowest = max(slowest, time.perf_counter() - began)
+        assert refused[0].status_code == 422 and "4000000 characters" in refused[0].text
+        assert slowest < 1.0
