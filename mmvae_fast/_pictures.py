@@ -14,6 +14,10 @@ from mmvae_fast._lazy import require
 FITS = ("stretch", "crop", "pad")
 GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 """Modes of Pillow without color."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""What is read of anyone's bytes. Pillow knows more: for EPS it would run Ghostscript on them."""
+OWN_FORMATS = (*FORMATS, "PPM", "TGA", "JPEG2000")
+"""What is read of one's own files, in training."""
 
 
 def read(cell: Any, shape: Sequence[int], fit: str = "stretch", background: float = 1.0) -> np.ndarray:
@@ -56,11 +60,13 @@ def load(cell: Any) -> Any:
         raise ValueError(f"is a {type(cell).__name__}, expected the path, the bytes or the pixels of an image")
     what = f"{len(cell)} bytes" if isinstance(cell, bytes) else os.fspath(cell)
     try:
-        with pillow.open(io.BytesIO(cell) if isinstance(cell, bytes) else cell) as image:
+        with pillow.open(io.BytesIO(cell) if isinstance(cell, bytes) else cell, formats=OWN_FORMATS) as image:
             image.load()
             return require("PIL.ImageOps", extra="image").exif_transpose(image)
     except pillow.UnidentifiedImageError:
-        raise ValueError(f"{what}: not an image of a format that Pillow reads, or a damaged one") from None
+        raise ValueError(
+            f"{what}: not an image of a known format ({', '.join(OWN_FORMATS)}), or a damaged one"
+        ) from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{what}: no such file") from None
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:

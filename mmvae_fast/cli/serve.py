@@ -20,6 +20,8 @@ def serve(
     max_body: Annotated[float, typer.Option(min=0.001, help="MiB of a request.")] = 16.0,
     max_rows: Annotated[int, typer.Option(min=1, help="Rows of a request.")] = 1024,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait.")] = 256,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture that is uploaded.")] = 2**22,
+    max_connections: Annotated[int, typer.Option(min=1, help="Open at the same time; others get 503.")] = 512,
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds until an answer must be there.")] = 30.0,
     body_timeout: Annotated[float, typer.Option(min=0.01, help="Seconds until a request must have arrived.")] = 10.0,
     log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "info",
@@ -38,12 +40,13 @@ def serve(
 
         limits = Limits(
             body_bytes=int(max_body * 2**20), rows=max_rows, queue=max_waiting, seconds=timeout,
-            body_seconds=body_timeout,
+            body_seconds=body_timeout, pixels=max_pixels,
         )  # fmt: skip
         application = create_app(bundle, limits, workers=workers, threads=threads)
         try:
             uvicorn.run(
                 application, host=host, port=port, log_level=log_level, server_header=False, access_log=False,
+                limit_concurrency=max_connections,  # one that never reads its answer holds it in memory
                 timeout_graceful_shutdown=int(timeout) + 1,
             )  # fmt: skip
         except SystemExit as stop:  # its own number for what it has logged: an address in use, a bundle that cannot run

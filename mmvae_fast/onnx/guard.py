@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvae_fast.onnx.errors import BundleError
-from mmvae_fast.onnx.manifest import Manifest, TensorSpec
+from mmvae_fast.onnx.errors import BadValue, BundleError
+from mmvae_fast.onnx.manifest import Manifest, ModalitySpec, TensorSpec
 
 MAX_FILE_BYTES = 16 * 2**30
 MAX_ELEMENTS = 2**28
 """Of one sample or one latent: a gigabyte of float32."""
+MAX_ASKED = 2**34
+"""Numbers of one answer: 64 GiB of float32."""
 MAX_NAME = 200
 """Characters of a file's name; file systems end at 255 bytes."""
 
@@ -39,11 +41,56 @@ def check_manifest(manifest: Manifest, source: str) -> None:
             raise BundleError(f"{source}: name {shown}, expected at most {MAX_NAME}, all of them printable")
 
 
+def check_asked(what: str, n: int, specs: Iterable[ModalitySpec], latent_dim: int) -> None:
+    """So many rows that their arrays alone are beyond any memory: said before one is made.
+
+    Raises:
+        BadValue: more than :data:`MAX_ASKED` numbers.
+    """
+    numbers = n * (latent_dim + sum(math.prod(spec.shape) for spec in specs))
+    if numbers > MAX_ASKED:
+        raise BadValue(
+            f"{what} is {n}, {numbers} numbers in all, expected at most {MAX_ASKED}: ask for fewer at a time"
+        )
+
+
 def check_size(path: Path) -> None:
     """A file that can be hashed in seconds; one that is not there is for others to miss."""
     size = path.stat().st_size if path.is_file() else 0
     if size > MAX_FILE_BYTES:
         raise BundleError(f"{path}: {size} bytes, expected at most {MAX_FILE_BYTES}")
+
+
+def check_external(path: Path, graph: bytes, sidecar: str | None) -> None:
+    """A graph's weights are in itself, or in the one file beside it whose hash was checked.
+
+    Read off the bytes of the protobuf, which need no onnx here: wherever a graph names a file, it has an entry (field
+    13 of TensorProto) with the key "location", whole, its length before it. Versions of ONNX Runtime differ in which
+    paths they follow; this follows none.
+    """
+    key = b"location"
+    start = graph.find(key)
+    while start >= 0:
+        if start and graph[start - 1] in (0x08, 0x00):  # the end of a length of 8, as short as can be or padded
+            value = (sidecar or "").encode()
+            after = b"\x12" + _varint(len(value)) + value
+            before = b"\x6a" + _varint(2 + len(key) + len(after)) + b"\x0a\x08"
+            entry = graph[max(0, start - len(before)) : start + len(key) + len(after)]
+            if sidecar is None or entry != before + key + after:
+                expected = "none" if sidecar is None else f"{sidecar!r} alone"
+                raise BundleError(f"{path}: names another file for its weights, expected {expected}")
+        start = graph.find(key, start + 1)
+    if graph[4:8] == b"ORTM":
+        raise BundleError(f"{path}: of ONNX Runtime's own format, expected ONNX")
+
+
+def _varint(number: int) -> bytes:
+    """As protobuf writes a length."""
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
 
 
 def run_failed(path: Path, error: BaseException) -> BundleError:

@@ -260,6 +260,7 @@ class Runtime:
             InputError: a model without a prior (Autoencoder), or a condition for one that takes none.
         """
         names, n, seed = checks.targets(self.modalities, to), integers.count("n", n), _seed(seed)
+        guard.check_asked("sample: n", n, [self.modalities[name] for name in names], self.latent_dim)
         if self.manifest.system == GAN_SYSTEM:
             return {name: self._generated(n, seed, condition) for name in names}
         if self.manifest.prior == NO_PRIOR:
@@ -412,6 +413,7 @@ class Runtime:
         def begin() -> np.ndarray:
             return self._run(begin_part(spec.name), code)[0]
 
+        options["timeout"] = self._sessions.timeout
         return texting.generate(begin, step, len(code), spec.shape[0], spec.tokens, **options)
 
     # --- inside -------------------------------------------------------------------------------------------------------

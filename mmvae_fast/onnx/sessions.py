@@ -67,6 +67,7 @@ class Sessions:
         if self.timeout is None:
             return session.run(outputs, feed)
         options = _lazy.require("onnxruntime", extra="runtime").RunOptions()
+        options.log_severity_level = 4
         late = threading.Event()
 
         def stop() -> None:
@@ -91,7 +92,7 @@ class Sessions:
         Raises:
             BundleError: it is no longer what was checked.
         """
-        content = self._unchanged(file)
+        content = self._unchanged(file, graph=False)
         assert isinstance(content, bytes)
         return content
 
@@ -100,12 +101,12 @@ class Sessions:
             if part not in self.open:
                 spec = self.manifest.parts[part]
                 path = self.folder / spec.file
-                session = self._session(path, self._unchanged(spec.file))
+                session = self._session(path, self._unchanged(spec.file, graph=True))
                 _check_interface(path, spec.io, session)
                 self.open[part] = session
             return self.open[part]
 
-    def _unchanged(self, file: str) -> bytes | str:
+    def _unchanged(self, file: str, graph: bool) -> bytes | str:
         """The content of a part that is still the one that was checked, so that never two bundles answer together."""
         path, sidecar = self.folder / file, f"{file}.data"
         try:
@@ -120,6 +121,8 @@ class Sessions:
             same = False
         if not same:
             raise BundleError(f"{path}: changed since it was loaded; load the bundle again")
+        if graph:
+            guard.check_external(path, data, sidecar if sidecar in self.manifest.files else None)
         return content
 
     def _session(self, path: Path, content: bytes | str) -> Any:
@@ -127,11 +130,15 @@ class Sessions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # its warnings go to stderr and are for graph authors
+        options.log_severity_level = 4  # what it prints to stderr, it raises too, and there it is ours to tell
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.spin)))
+        # computed when the session opens, which nothing can stop; while it runs, the timeout does
+        later = [] if self.timeout is None else ["ConstantFolding"]
         try:
             # without the fallback it would print, and load a second time, before it gives up
-            return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+            return ort.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], enable_fallback=0, disabled_optimizers=later
+            )
         except Exception as error:  # its exception classes live in a private module and derive from Exception
             raise BundleError(f"{path}: onnxruntime {ort.__version__} cannot load it ({error})") from error
 

@@ -2,28 +2,85 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from mmvae_fast import _lazy
-from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, BundleError
+from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, BundleError, InferenceTimeout
 from mmvae_fast.onnx.manifest import LanguageSpec
 from mmvae_fast.onnx.noise import philox_uniform
 
 _COLD = 1e-6  # a temperature below takes the most probable token, as in Language.generate
 _STREAM = 2  # of the noise, as there
+_MIN_CHARACTERS, _CHARACTERS_A_TOKEN = 4096, 64  # of a text: more do not fit into the tokens there are
+
+
+_KNOWN = {
+    "model": {"BPE", "WordPiece", "WordLevel", "Unigram"},
+    "pre_tokenizer": {
+        *("Sequence", "ByteLevel", "Whitespace", "WhitespaceSplit", "Metaspace", "BertPreTokenizer"),
+        *("Digits", "Punctuation", "UnicodeScripts"),
+    },
+    "decoder": {"Sequence", "ByteLevel", "WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse"},
+    "normalizer": {"Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer", "Nmt"},
+    "post_processor": {"Sequence", "ByteLevel", "BertProcessing", "RobertaProcessing", "TemplateProcessing"},
+}
+"""What takes time in proportion to a text. What is not here, a bundle's author could have run for minutes (patterns),
+take gigabytes (paddings) or end the library's own code (a damaged table of characters)."""
 
 
 def tokenizer(path: str, text: str) -> Any:
-    """Of the ``tokenizers`` library, from its JSON."""
+    """Of the ``tokenizers`` library, from its JSON.
+
+    Raises:
+        BundleError: not the JSON of one, or of one with parts that could be used to do harm.
+    """
     cls = _lazy.require("tokenizers", extra="text").Tokenizer
     try:
-        return cls.from_str(text)
-    except Exception as error:  # the library raises plain Exceptions
+        described = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not the JSON of a tokenizer ({error})") from error
+    if not isinstance(described, dict):
+        raise BundleError(f"{path}: not the JSON of a tokenizer (a {type(described).__name__}, expected an object)")
+    for part in ("truncation", "padding"):
+        if described.get(part) is not None:
+            raise BundleError(f"{path}: a tokenizer with {part}, expected none")
+    for part, known in _KNOWN.items():
+        for kind in _types(described.get(part)):
+            if kind not in known:
+                raise BundleError(f"{path}: a tokenizer with {part} {str(kind)[:60]!r}, expected {sorted(known)}")
+    with _ours(f"{path}: not the JSON of a tokenizer"):
+        return cls.from_str(json.dumps(described))  # what was checked, whatever was there twice
+
+
+def _types(part: Any) -> Iterator[Any]:
+    """Of a part of a tokenizer, and of what a sequence holds."""
+    if isinstance(part, dict):
+        kind = part.get("type")
+        yield kind if isinstance(kind, str) else repr(kind)
+        for name in ("normalizers", "pretokenizers", "decoders", "processors"):
+            listed = part.get(name, [])
+            for inner in listed if isinstance(listed, list) else [listed]:
+                yield from _types(inner)
+    elif part is not None:
+        yield repr(part)
+
+
+@contextmanager
+def _ours(what: str) -> Iterator[None]:
+    """Of the tokenizers library, which raises plain Exceptions, and for a bug of its own a BaseException."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise BundleError(f"{what} ({error})") from error
 
 
 def tokenize(texts: Any, own: Any, spec: LanguageSpec, length: int, *, truncate: bool, where: str) -> np.ndarray:
@@ -34,10 +91,17 @@ def tokenize(texts: Any, own: Any, spec: LanguageSpec, length: int, *, truncate:
         )
     ids = np.full((len(texts), length), spec.pad, dtype=np.int64)
     for row, text in enumerate(texts):
+        longest = max(_MIN_CHARACTERS, _CHARACTERS_A_TOKEN * length)
+        if len(text) > longest:  # the library holds the interpreter's lock for seconds of a text of megabytes
+            if not truncate:
+                raise BadShape(f"{where}: text {row} has {len(text)} characters, expected at most {longest}")
+            text = text[:longest]
         try:
-            tokens = own.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeError) as error:
+            text.encode()
+        except UnicodeError as error:
             raise BadValue(f"{where}: text {row} is not Unicode text ({error})") from error
+        with _ours(f"{where}: the bundle's tokenizer cannot take text {row}"):
+            tokens = own.encode(text, add_special_tokens=False).ids
         row_ids = [*(spec.offset + token for token in tokens), spec.end]
         if len(row_ids) > length and not truncate:
             raise BadShape(
@@ -54,7 +118,8 @@ def detokenize(ids: np.ndarray, own: Any, spec: LanguageSpec) -> list[str]:
     for row in ids.tolist():
         tokens = row[: row.index(spec.end)] if spec.end in row else row
         kept = [i - spec.offset for i in tokens if i >= spec.offset]
-        texts.append(own.decode(kept, skip_special_tokens=False))
+        with _ours("the bundle's tokenizer cannot make a text of tokens"):
+            texts.append(own.decode(kept, skip_special_tokens=False))
     return texts
 
 
@@ -69,12 +134,17 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int = 0,
+    timeout: float | None = None,
 ) -> np.ndarray:
     """Ids [rows, length], as ``Language.generate`` draws them.
 
     Args:
         begin: -> what is remembered before the first token.
         step: the last tokens [rows], their place, what is remembered -> logits [rows, V], what is remembered now.
+        timeout: seconds for all of it.
+
+    Raises:
+        InferenceTimeout: it took longer.
     """
     _check(temperature, top_k, top_p)
     x = np.full((rows, length), spec.pad, dtype=np.int64)
@@ -83,8 +153,11 @@ def generate(
     going, last = np.ones(rows, dtype=bool), np.full(rows, spec.begin, dtype=np.int64)
     if rows == 0:
         return x
+    ends = None if timeout is None else time.monotonic() + timeout
     past = begin()
     for t in range(length):
+        if ends is not None and time.monotonic() > ends:
+            raise InferenceTimeout(f"generate: stopped at token {t} of {length} after {timeout:g} s, the timeout")
         logits, past = step(last, t, past)
         drawn = logits.argmax(-1) if u is None else draw(logits / np.float32(temperature), top_k, top_p, u[:, t])
         last = np.where(going, drawn, spec.pad)

@@ -26,6 +26,7 @@ from mmvae_fast.reading.series import parse_table
 MAX_PIXELS = 2**25
 """Of a picture, before it is decoded: a file of a few kB can hold gigapixels."""
 
+_OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _NPY = b"\x93NUMPY"
 
 
@@ -40,8 +41,8 @@ def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
     spec = runtime.modalities[name]
     if takes_text(spec) and not text.endswith(".npy"):
         return runtime.read(name, [text])
-    if len(spec.shape) == 1 and (numbers := _numbers(text)) is not None:
-        return from_list(runtime, name, [numbers])
+    if len(spec.shape) == 1 and (line := _numbers(text)) is not None:
+        return from_list(runtime, name, [line])
     path = Path(text)
     if path.is_file() and _is_table(spec, path):
         return runtime.read(name, [path])
@@ -50,7 +51,7 @@ def from_text(runtime: Runtime, name: str, text: str) -> np.ndarray:
     return from_bytes(runtime, name, path.read_bytes(), text)
 
 
-def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndarray:
+def from_bytes(runtime: Runtime, name: str, data: bytes, source: str, max_pixels: int | None = None) -> np.ndarray:
     """Samples [B, *shape] from the content of a file: .npy (one sample or several), a picture, a sound, text, JSON or
     CSV. Numbers are in their own units where the bundle says how vectors, series or counts were read.
 
@@ -62,7 +63,7 @@ def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndar
     if data.startswith(_NPY):
         return _batch(runtime, name, _npy(data, where))
     if spec.kind == "image":
-        return _picture(data, spec, where)[None]
+        return _picture(data, spec, where, MAX_PIXELS if max_pixels is None else max_pixels)[None]
     if spec.kind == "audio" and spec.preprocessing is not None and not data.lstrip().startswith(b"["):
         try:
             return runtime.read(name, [data])
@@ -80,17 +81,17 @@ def from_bytes(runtime: Runtime, name: str, data: bytes, source: str) -> np.ndar
         except (ValueError, RecursionError) as error:
             raise BadValue(f"{where}: not valid JSON ({error})") from None
         return _batch(runtime, name, _array(spec, value, where))
-    numbers = _numbers(text)
-    if _is_numeric(spec) and (numbers is None or len(numbers) != spec.shape[0] or len(spec.shape) > 1):
+    line = _numbers(text)
+    if _is_numeric(spec) and (line is None or len(line) != spec.shape[0] or len(spec.shape) > 1):
         try:
             return _batch(runtime, name, parse_table(text, ",").values)
         except InputError:
             raise
         except ValueError as error:
             raise BadValue(f"{where}: {error}, expected {expected(spec)}") from None
-    if numbers is None:
+    if line is None:
         raise BadValue(f"{where}: expected {expected(spec)}")
-    return from_list(runtime, name, [numbers])
+    return from_list(runtime, name, [line])
 
 
 def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
@@ -111,6 +112,20 @@ def from_list(runtime: Runtime, name: str, rows: Any) -> np.ndarray:
     if not _is_numeric(spec):
         return _array(spec, rows, where)
     return runtime.read(name, [np.atleast_1d(_array(spec, row, f"{where}, row {i}")) for i, row in enumerate(rows)])
+
+
+def numbers(value: Any, dtype: Any = np.float32) -> np.ndarray:
+    """Nested lists as an array; None is NaN. Neither texts nor True are numbers.
+
+    Raises:
+        ValueError, TypeError, OverflowError, RecursionError: ragged, or other things than numbers.
+    """
+    with np.errstate(over="ignore"):  # what does not fit becomes inf
+        found = np.array(value, dtype=dtype)
+    kinds = set(map(type, np.array(value, dtype=object).ravel().tolist()))
+    if wrong := sorted(kind.__name__ for kind in kinds if kind in (str, bytes, bool)):
+        raise TypeError(f"holds {' and '.join(wrong)}, expected numbers")
+    return found
 
 
 def as_text(runtime: Runtime, name: str, sample: np.ndarray) -> str | None:
@@ -143,6 +158,8 @@ def write(runtime: Runtime, name: str, sample: np.ndarray, path: str | Path) -> 
         rows = np.atleast_2d(runtime.show(name, sample[None])[0])
         return write_table(path, names_of((spec.preprocessing or {}).get("names"), rows.shape[1], spec.kind), rows)
     line = as_text(runtime, name, sample)
+    if is_picture(spec) and suffix in _OTHER_PICTURES:
+        raise BadValue(f"{path}: pictures are written as .png or .npy, expected a path that ends so")
     if suffix != ".npy" and is_picture(spec):
         path, data = _files.with_ending(path, ".png"), png(sample)
     elif suffix != ".npy" and line is not None:
@@ -229,9 +246,8 @@ def _array(spec: ModalitySpec, value: Any, where: str) -> np.ndarray:
     """Nested lists as float32 (null is NaN) or int64; never by way of strings, which NumPy would make as long as the
     longest of them."""
     try:
-        with np.errstate(over="ignore"):  # what does not fit becomes inf, which the Runtime refuses by name
-            exact = spec.dtype != "float32" or _is_numeric(spec)
-            found = np.array(value, dtype=np.float64 if exact else np.float32)
+        exact = spec.dtype != "float32" or _is_numeric(spec)
+        found = numbers(value, np.float64 if exact else np.float32)  # what is inf is refused by the Runtime by name
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadShape(f"{where} is no array of numbers ({error}), expected {expected(spec)}") from None
     if spec.dtype == "float32":
@@ -269,27 +285,31 @@ def _npy(data: bytes, where: str) -> np.ndarray:
         raise BadValue(f"{where}: a damaged .npy file ({error})") from None
     if dtype.kind not in "biuf":
         raise BadDtype(f"{where}: a .npy file of {dtype}, expected numbers")
+    if len(shape) > 32 or any(type(n) is not int for n in shape):  # NumPy 1 ends at 32 dimensions; True is an int
+        raise BadValue(f"{where}: a .npy file of {len(shape)} dimensions {str(shape)[:60]}, expected at most 32 sizes")
     size = dtype.itemsize
     for n in shape:
         size *= n  # in Python's integers, which do not overflow
     rest = data[file.tell() :]
     if size != len(rest) or any(n < 0 for n in shape):
         raise BadValue(f"{where}: a .npy file with {len(rest)} bytes of data, expected {size} for {list(shape)}")
-    found = np.frombuffer(rest, dtype=dtype).reshape(shape, order="F" if fortran else "C")
-    return found.copy()
+    try:
+        return np.frombuffer(rest, dtype=dtype).reshape(shape, order="F" if fortran else "C").copy()
+    except (ValueError, OverflowError) as error:  # no numbers, in more rows than there are addresses
+        raise BadValue(f"{where}: a .npy file that is no array of shape {list(shape)} ({error})") from None
 
 
-def _picture(data: bytes, spec: ModalitySpec, where: str) -> np.ndarray:
+def _picture(data: bytes, spec: ModalitySpec, where: str, max_pixels: int) -> np.ndarray:
     """Float32 [C, H, W] in [0, 1], made to fit as the bundle says."""
     if not is_picture(spec):
         raise BadDtype(f"{where}: expected {expected(spec)}")
     pillow = _lazy.require("PIL.Image", extra="image")
     how = spec.preprocessing or {}
     try:
-        with pillow.open(io.BytesIO(data)) as image:
+        with pillow.open(io.BytesIO(data), formats=_pictures.FORMATS) as image:
             pixels = image.width * image.height
-        if pixels > MAX_PIXELS:
-            raise BadShape(f"{where}: a picture of {pixels} pixels, expected at most {MAX_PIXELS}")
+        if pixels > max_pixels:
+            raise BadShape(f"{where}: a picture of {pixels} pixels, expected at most {max_pixels}")
         return _pictures.read(data, spec.shape, how.get("fit", "stretch"), how.get("background", 1.0))
     except InputError:
         raise

@@ -21,11 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from mmvae_fast import __version__
+from mmvae_fast._lazy import require
 from mmvae_fast.onnx import Runtime, values
 from mmvae_fast.onnx.errors import BundleError, InputError, MissingInput, unknown
 from mmvae_fast.onnx.manifest import CLASSIFIER_PART, CYCLEGAN_SYSTEM, FUSION_PART, GAN_SYSTEM
 from mmvae_fast.serve import requests, schemas
-from mmvae_fast.serve.batching import Batcher, Rows
+from mmvae_fast.serve.batching import Batcher, Reader, Rows
 from mmvae_fast.serve.errors import Invalid, Refused, TookTooLong, TooLarge
 from mmvae_fast.serve.limits import Limits
 from mmvae_fast.serve.metrics import Metrics
@@ -50,13 +51,14 @@ def create_app(
     limits = limits or Limits()
     runtime = bundle if isinstance(bundle, Runtime) else load(bundle, threads, limits)
     batcher = Batcher(limits, workers, lambda n, rows: metrics.on_batch(n, rows))
-    metrics = Metrics(lambda: len(batcher))
-    service = _Service(runtime, limits, batcher)
+    reader = Reader(limits)
+    metrics = Metrics(lambda: len(batcher) + len(reader))
+    service = _Service(runtime, limits, batcher, reader)
 
     @asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(_warm_up, runtime)
-        async with batcher:
+        async with batcher, reader:
             service.ready = True
             yield
             service.ready = False
@@ -70,14 +72,19 @@ def create_app(
 
 def load(bundle: str | Path, threads: int, limits: Limits) -> Runtime:
     """With graphs that run too long stopped: a request that nobody waits for any more must not hold a worker."""
-    return Runtime.load(bundle, threads=threads, timeout=limits.seconds)
+    runtime = Runtime.load(bundle, threads=threads, timeout=limits.seconds)
+    if any(spec.tokens is not None for spec in runtime.modalities.values()):
+        require("tokenizers", extra="text")  # not only when the first text comes
+    return runtime
 
 
 def _warm_up(runtime: Runtime) -> None:
     """Open every part and run it once: what is wrong with one is found before the first request."""
     rows = values.example(runtime, 1)
     if FUSION_PART in runtime.manifest.parts:
-        runtime.reconstruct(rows, to=_decodable(runtime))
+        for name, made in runtime.reconstruct(rows, to=_decodable(runtime)).items():
+            if values.is_text(runtime.modalities[name]):
+                runtime.tokenize(runtime.detokenize(made, name), name, truncate=True)
         if CLASSIFIER_PART in runtime.manifest.parts:
             runtime.classify(rows)
     elif runtime.manifest.system == CYCLEGAN_SYSTEM:
@@ -96,14 +103,14 @@ def _decodable(runtime: Runtime) -> list[str]:
 class _Service:
     """What the routes do, apart from HTTP."""
 
-    def __init__(self, runtime: Runtime, limits: Limits, batcher: Batcher):
-        self.runtime, self.limits, self.batcher = runtime, limits, batcher
+    def __init__(self, runtime: Runtime, limits: Limits, batcher: Batcher, reader: Reader):
+        self.runtime, self.limits, self.batcher, self.reader = runtime, limits, batcher, reader
         self.ready = False
 
     async def rows(self, found: requests.Fields) -> Rows:
         if found.small:
             return requests.rows(self.runtime, found, self.limits)
-        return await asyncio.to_thread(requests.rows, self.runtime, found, self.limits)
+        return await self.reader.run(requests.rows, self.runtime, found, self.limits)
 
     async def encode(self, rows: Rows) -> Any:
         return await self.batcher.submit("encode", lambda r: self.runtime.encode(r.arrays, r.observed), rows)
@@ -134,7 +141,7 @@ class _Service:
     async def decode(self, z: Any, to: tuple[str, ...]) -> dict[str, np.ndarray]:
         self.check_size(len(z), to)
         try:
-            points = np.array(z, dtype=np.float32)
+            points = await self.reader.run(values.numbers, z)
         except (ValueError, TypeError, OverflowError) as error:
             raise Invalid(f"z is no array of numbers ({error})") from None
         if points.ndim != 2:
@@ -198,8 +205,11 @@ def _add_routes(app: FastAPI, service: _Service, metrics: Metrics) -> None:
 
     async def read(request: Request, schema: type[schemas.Options]) -> tuple[Any, requests.Fields]:
         """Checked options, and all fields."""
-        found = await requests.fields(request, limits)
-        return schema.model_validate(found.options(runtime.modalities)), found
+        found = await requests.fields(request, limits, service.reader.run)
+        if schema in schemas.TAKES_NO_INPUTS and found.has_inputs(runtime.modalities):
+            raise Invalid(f"inputs: {request.url.path} takes none, expected {', '.join(schema.model_fields)}")
+        strict = not found.form  # all that a form holds is text
+        return schema.model_validate(found.options(runtime.modalities), strict=strict), found
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -293,8 +303,9 @@ def _png(service: _Service, name: str, samples: np.ndarray) -> Response:
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def answer(error: Exception, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-        return _json({"error": {"type": type(error).__name__, "message": message}}, status, headers)
+    def answer(error: Exception | str, status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+        kind = error if isinstance(error, str) else type(error).__name__
+        return _json({"error": {"type": kind, "message": message}}, status, headers)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> Response:
@@ -307,11 +318,12 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ImportError)
     async def not_installed(_: Request, error: ImportError) -> Response:
         _log.error("%s", error)
-        return answer(error, 501, str(error))  # says which extra reads this
+        return answer("NotInstalled", 501, str(error))  # says which extra reads this
 
     @app.exception_handler(ValidationError)
     async def wrong_options(_: Request, error: ValidationError) -> Response:
-        listed = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:5]]
+        found = error.errors(include_url=False, include_input=False, include_context=False)[:5]
+        listed = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found]
         return answer(Invalid(), 422, "; ".join(listed))
 
     @app.exception_handler(HTTPException)
@@ -329,7 +341,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)  # a bug, or ONNX Runtime's own: logged with its traceback by the server
     async def unexpected(_: Request, error: Exception) -> Response:
-        return answer(error, 500, "an error of the server; its log says more")
+        return answer("ServerError", 500, "an error of the server; its log says more")
 
     @app.exception_handler(TimeoutError)
     async def late(_: Request, error: TimeoutError) -> Response:

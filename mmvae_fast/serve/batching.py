@@ -46,6 +46,50 @@ Call = Callable[[Rows], Any]
 """From rows to arrays whose first dimension is theirs: one, or a dict or NamedTuple of them."""
 
 
+class Reader:
+    """Runs what turns requests into arrays (pictures, large JSON) in threads of its own, ``at_once`` at a time, so that
+    many large requests together take no more memory than a few. Use it from one event loop, as ``async with``."""
+
+    def __init__(self, limits: Limits, at_once: int = 1):
+        self.limits = limits
+        self._at_once, self._unfinished = at_once, 0
+        self._pool: ThreadPoolExecutor | None = None
+
+    async def __aenter__(self) -> Reader:
+        self._pool = ThreadPoolExecutor(self._at_once, thread_name_prefix="reader")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def __len__(self) -> int:
+        """Requests that are read, or wait for it."""
+        return self._unfinished
+
+    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """``function(*arguments)``.
+
+        Raises:
+            Busy: too many wait, or the server is not running.
+            TookTooLong: beyond ``limits.seconds``.
+            Exception: what the function raises.
+        """
+        if self._pool is None:
+            raise Busy("the server is not running, or is shutting down")
+        if self._unfinished >= self.limits.queue:
+            raise Busy(f"{self._unfinished} requests wait already; try again later")
+        self._unfinished += 1
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+            return await asyncio.wait_for(running, self.limits.seconds)
+        except asyncio.TimeoutError:
+            raise TookTooLong(f"not read within {self.limits.seconds:g} s") from None
+        finally:
+            self._unfinished -= 1
+
+
 @dataclass
 class _Waiting:
     key: Hashable
@@ -162,7 +206,7 @@ class Batcher:
             for item in batch:
                 parts.append(_rows_of(found, start, start + len(item.rows)))
                 start += len(item.rows)
-        except Exception:
+        except BaseException:  # also what a library written in Rust raises for a bug of its own
             return False
         self._on_batch(len(batch), len(rows))
         for item, part in zip(batch, parts, strict=True):
@@ -172,8 +216,9 @@ class Batcher:
     def _alone(self, item: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
         try:
             found = item.call(item.rows)
-        except Exception as error:
-            loop.call_soon_threadsafe(_settle, item.answer, None, error)
+        except BaseException as error:  # unanswered, the client would wait for its time to pass
+            ours = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+            loop.call_soon_threadsafe(_settle, item.answer, None, ours)
         else:
             self._on_batch(1, len(item.rows))
             loop.call_soon_threadsafe(_settle, item.answer, found)

@@ -27,6 +27,8 @@ class Limits:
     """From then until its answer is computed; time spent waiting for others counts."""
     queue: int = 256
     """Requests that may wait."""
+    pixels: int = 2**22
+    """Of an uploaded picture, before it is decoded: a file of a few kB can hold gigapixels."""
     batch_rows: int = 256
     """Rows that requests answered together may have in all."""
 

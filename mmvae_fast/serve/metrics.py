@@ -53,6 +53,9 @@ class Metrics:
 
             try:
                 await app(scope, receive, noting)
+            except Exception:  # answered outside of here, by the server's last handler
+                status = "500" if status == "none" else status
+                raise
             finally:
                 route = getattr(scope.get("route"), "path", "none")
                 self.requests.labels(route, status).inc()

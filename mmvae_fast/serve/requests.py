@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Container, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmvae_fast.serve.errors import Invalid, Malformed, TooLarge, TooSlow, Wrong
 from mmvae_fast.serve.limits import Limits
 
 JSON, FORM = "application/json", "multipart/form-data"
+MAX_FIELDS = 128
 _INPUTS = "inputs"
 
 
@@ -56,6 +57,8 @@ class Fields:
     values: Mapping[str, Any]
     small: bool
     """Whether it is read in no time, so that others may wait for it."""
+    form: bool = False
+    """Whether its values are texts, numbers among them too."""
 
     def inputs(self, names: Container[str]) -> Any:
         """What stands for modalities: a form has them among its fields, JSON in an object of their own."""
@@ -63,13 +66,16 @@ class Fields:
             return self.values[_INPUTS]
         return {name: value for name, value in self.values.items() if name in names}
 
+    def has_inputs(self, names: Container[str]) -> bool:
+        return _INPUTS in self.values or any(name in names for name in self.values)
+
     def options(self, names: Container[str]) -> dict[str, Any]:
         """The rest."""
         return {name: value for name, value in self.values.items() if name != _INPUTS and name not in names}
 
 
-async def fields(request: Any, limits: Limits) -> Fields:
-    """The whole request, parsed.
+async def fields(request: Any, limits: Limits, apart: Callable[..., Awaitable[Any]] = asyncio.to_thread) -> Fields:
+    """The whole request, parsed; what takes long by ``apart(function, *arguments)``.
 
     Raises:
         Refused: too large, too slow, of another content type, or malformed.
@@ -79,15 +85,17 @@ async def fields(request: Any, limits: Limits) -> Fields:
         raise WrongType(f"content type is {kind or 'not given'}, expected {JSON} or {FORM}")
     body = await read_body(request, limits)
     if kind == FORM:
-        return Fields(await _form(request.headers, body), False)
+        return Fields(await _form(request.headers, body), False, True)
     orjson = _lazy.require("orjson", extra="serve")
     small = len(body) <= 2**15
     try:
-        found = orjson.loads(body) if small else await asyncio.to_thread(orjson.loads, body)
+        found = orjson.loads(body) if small else await apart(orjson.loads, body)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"not valid JSON ({error})") from None
     if not isinstance(found, dict):
         raise Malformed(f"a JSON {type(found).__name__}, expected an object")
+    if len(found) > MAX_FIELDS:  # each unknown one would be an error of its own
+        raise TooLarge(f"a JSON object of {len(found)} fields, expected at most {MAX_FIELDS}")
     return Fields(found, small)
 
 
@@ -105,9 +113,13 @@ async def _form(headers: Any, body: bytes) -> dict[str, Any]:
         raise Malformed(f"not a valid form ({getattr(error, 'message', None) or error})") from None
     found: dict[str, Any] = {}
     for name, value in form.multi_items():
+        content = value if isinstance(value, str) else await value.read()
+        if name == "to" and name in found:  # several modalities
+            found[name] = [*(found[name] if isinstance(found[name], list) else [found[name]]), content]
+            continue
         if name in found:
             raise Malformed(f"the form has {name!r} twice, expected once")
-        found[name] = value if isinstance(value, str) else await value.read()
+        found[name] = content
     await form.close()
     return found
 
@@ -130,7 +142,7 @@ def rows(runtime: Runtime, found: Fields, limits: Limits) -> Rows:
             raise Invalid(unknown("modality", name, runtime.modalities))
         if isinstance(value, list) and len(value) > limits.rows:
             raise TooLarge(f"modality {name!r} has {len(value)} rows, expected at most {limits.rows}")
-        x, there = _samples(runtime, name, value)
+        x, there = _samples(runtime, name, value, found.form, limits)
         shape = runtime.modalities[name].shape
         if x.shape[1:] != shape or len(x) == 0:
             raise Invalid(f"modality {name!r} has shape {list(x.shape)}, expected {['B', *shape]} with B above 0")
@@ -165,11 +177,11 @@ def gan_condition(runtime: Runtime, condition: Any) -> np.ndarray:
     return found.astype(np.float32) if not classes and found.dtype.kind in "iu" else found
 
 
-def _samples(runtime: Runtime, name: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
+def _samples(runtime: Runtime, name: str, value: Any, form: bool, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
     """[B, *shape], and which of them are there, bool [B]."""
-    if isinstance(value, (bytes, str)):  # of a form
+    if form and isinstance(value, (bytes, str)):
         data = value if isinstance(value, bytes) else value.encode()
-        x = values.from_bytes(runtime, name, data, "the form's field")
+        x = values.from_bytes(runtime, name, data, "the form's field", limits.pixels)
         return x, np.ones(len(x), dtype=bool)
     if not isinstance(value, list):
         raise Invalid(f"modality {name!r} is a {type(value).__name__}, expected a list of samples")

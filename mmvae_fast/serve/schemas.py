@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+MAX_NAMES = 128
+
+
+def _few(value: Any) -> Any:
+    """Before each of them is checked, and each wrong one an error of its own."""
+    if isinstance(value, list) and len(value) > MAX_NAMES:
+        raise ValueError(f"a list of {len(value)} names, expected at most {MAX_NAMES}")
+    return value
+
+
+Names = Annotated[str | list[str] | None, BeforeValidator(_few)]
 
 
 class Options(BaseModel):
@@ -14,7 +26,7 @@ class Options(BaseModel):
 
 
 class To(Options):
-    to: str | list[str] | None = Field(None, description="Modalities to make; all of them if not given.")
+    to: Names = Field(None, description="Modalities to make; all of them if not given.")
 
 
 class Translate(Options):
@@ -41,6 +53,8 @@ class Generate(Options):
     top_p: float | None = Field(None, gt=0, le=1, description="Of the tokens that reach this probability together.")
     seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="The same seed gives the same texts.")
 
+
+TAKES_NO_INPUTS = (Decode, Sample)
 
 Samples = list[Any]
 """Texts, or arrays as nested lists; NaN is null. Vectors, series and counts are in their own units."""
@@ -99,7 +113,7 @@ def body(options: type[Options], form: bool) -> dict[str, Any]:
     """A request body for OpenAPI: options, and for most routes inputs by modality."""
     schema = options.model_json_schema()
     described = dict(schema.get("properties", {}))
-    if options is not Decode and options is not Sample:
+    if options not in TAKES_NO_INPUTS:
         described["inputs"] = {
             "type": "object",
             "description": "Modality -> list of samples: texts, or nested lists of numbers; null where one is missing.",

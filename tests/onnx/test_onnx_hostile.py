@@ -173,7 +173,7 @@ def test_weights_outside_the_bundle_are_not_read(copied, location):
     secret.write_bytes(np.ones(72, dtype=np.float32).tobytes())
     (copied / "linked.bin").symlink_to(secret)
     replace_part(copied, "decoder_audio.onnx", external(location.format(absolute=secret)))
-    with pytest.raises(BundleError, match=r"decoder_audio\.onnx: onnxruntime .* cannot load it"):
+    with pytest.raises(BundleError, match=r"decoder_audio\.onnx: names another file for its weights, expected none"):
         decode(copied)
 
 
@@ -300,3 +300,80 @@ def test_what_onnxruntime_raises_is_ours():
 def test_the_checker_agrees_that_these_are_models():
     constants = [integers("first", 0), integers("four", 4), integers("three", 3)]
     onnx.checker.check_model(onnx.load_from_string(decoder(of_shape("batch", "four", "three"), *constants)))
+
+
+# --- files beside a graph ---------------------------------------------------------------------------------------------
+
+
+def weights_in(location: str, twice: bool = False) -> bytes:
+    """z -> zeros, of which the shape is read from a file."""
+    shape = TensorProto(name="shape", data_type=TensorProto.INT64, dims=[3], data_location=TensorProto.EXTERNAL)
+    for value in ("decoder_v.onnx.data", location) if twice else (location,):
+        shape.external_data.add(key="location", value=value)
+    return decoder(of_shape("shape"), shape)
+
+
+@pytest.mark.parametrize("sidecar", [False, True])
+@pytest.mark.parametrize("location", ["../secret", "link", "unlisted", "/etc/hostname", "decoder_v.onnx.datax"])
+def test_no_other_file_is_read(location, sidecar):
+    file = "decoder_v.onnx.data" if sidecar else None
+    for graph in (weights_in(location), weights_in(location, twice=True)):
+        with pytest.raises(BundleError, match="names another file for its weights, expected"):
+            guard.check_external(Path("decoder_v.onnx"), graph, file)
+    guard.check_external(Path("decoder_v.onnx"), weights_in("decoder_v.onnx.data"), "decoder_v.onnx.data")
+    long = "d" * 180 + ".data"
+    guard.check_external(Path("d"), external(long), long)
+
+
+def test_a_length_written_in_two_bytes_hides_nothing():
+    graph = weights_in("../secret")
+    hidden = graph.replace(b"\x0a\x08location", b"\x0a\x88\x00location")
+    assert hidden != graph
+    with pytest.raises(BundleError, match="names another file"):
+        guard.check_external(Path("decoder_v.onnx"), hidden, "decoder_v.onnx.data")
+
+
+def test_work_on_constants_is_stopped_as_other_work(tmp_path):
+    """Folded when the session opens, it would hold the lock for as long as it likes."""
+    from types import SimpleNamespace
+
+    from mmvae_fast.onnx import InferenceTimeout
+    from mmvae_fast.onnx.manifest import PartSpec
+    from mmvae_fast.onnx.sessions import Sessions
+
+    value, one = helper.make_tensor_value_info, helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
+    nodes = [helper.make_node("ConstantOfShape", ["size"], ["m0"], value=one)]
+    nodes += [helper.make_node("MatMul", [f"m{i}", "m0"], [f"m{i + 1}"]) for i in range(40)]
+    nodes += [helper.make_node("ReduceSum", ["m40"], ["s"], keepdims=0), helper.make_node("Add", ["x", "s"], ["out"])]
+    ends = [[value(name, TensorProto.FLOAT, ["n"])] for name in ("x", "out")]
+    size = numpy_helper.from_array(np.array([1500, 1500], np.int64), "size")
+    graph = helper.make_graph(nodes, "folded", *ends, [size])
+    path = tmp_path / "folded.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    part = PartSpec("folded.onnx", *((TensorSpec(name, "float32", ("n",)),) for name in ("x", "out")))
+    described = SimpleNamespace(parts={"folded": part}, files={"folded.onnx": manifest.sha256(path)})
+    sessions = Sessions(tmp_path, described, 1, False, 0.1)
+    with pytest.raises(InferenceTimeout):
+        sessions.run("folded", [np.zeros(1, np.float32)])
+
+
+@pytest.mark.parametrize("command", ["run", "bench"])
+def test_commands_end_too(copied, command):
+    pytest.importorskip("typer", reason="needs the 'cli' extra")
+    from typer.testing import CliRunner
+
+    from mmvae_fast.cli import app
+
+    one = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
+    nodes = [helper.make_node("ConstantOfShape", ["size"], ["m0"], value=one)]
+    nodes += [helper.make_node("MatMul", [f"m{i}", "m0"], [f"m{i + 1}"]) for i in range(40)]
+    nodes += [helper.make_node("ReduceSum", ["m40"], ["s"], keepdims=0)]
+    constants = [integers("first", 0), integers("four", 4), integers("three", 3), integers("size", 1500, 1500)]
+    zeros = of_shape("batch", "four", "three")
+    zeros[-1].output[0] = "zeros"
+    nodes += [*zeros, helper.make_node("Add", ["zeros", "s"], ["params"])]
+    replace_part(copied, "decoder_audio.onnx", decoder(nodes, *constants))
+    made = ["--text", "zero", "--to", "audio", "--out", copied / "sound"]
+    options = made if command == "run" else ["--batch", 1, "--seconds", 0.01]
+    result = CliRunner().invoke(app, [command, *map(str, [copied, *options, "--timeout", 0.1])])
+    assert result.exit_code == 1 and "decoder_audio: stopped after 0.1 s, the timeout" in result.stderr

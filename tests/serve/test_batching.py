@@ -172,3 +172,21 @@ def test_limits_are_numbers_above_0(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"Limits: {name} is .*expected a number above 0"):
         Limits(**wrong)
+
+
+def test_what_is_no_exception_is_answered_too():
+    """As pyo3's PanicException."""
+
+    class Panic(BaseException):
+        pass
+
+    def call(rows):
+        raise Panic("a bug of Rust")
+
+    async def check():
+        async with Batcher(Limits(seconds=5)) as batcher:
+            answers = [asyncio.create_task(batcher.submit("k", call, rows(i))) for i in range(2)]
+            found = await asyncio.gather(*answers, return_exceptions=True)
+        assert [type(e) for e in found] == [RuntimeError] * 2 and "a bug of Rust" in str(found[0])
+
+    asyncio.run(check())

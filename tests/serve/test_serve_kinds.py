@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +21,7 @@ from starlette.testclient import TestClient
 
 from mmvae_fast.modalities import Language, Vector
 from mmvae_fast.models import MVAE
-from mmvae_fast.onnx import Runtime, export_onnx
+from mmvae_fast.onnx import InferenceTimeout, Runtime, export_onnx
 from mmvae_fast.onnx.quantize import quantize_onnx
 from mmvae_fast.serve import create_app
 from mmvae_fast.systems import FusionClassifier
@@ -69,3 +73,39 @@ def test_classes(tmp_path):
     assert found["classes"] == [["cat", "dog"][i] for i in expected.argmax(-1)]
     shares = [[row["cat"], row["dog"]] for row in found["probabilities"]]
     np.testing.assert_allclose(shares, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_texts_need_is_missed_at_the_start(language, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ImportError, match="tokenizers"):
+        create_app(language)
+
+
+def test_a_long_text_does_not_hold_the_worker_for_long(language, monkeypatch):
+    runtime = Runtime.load(language, timeout=0.2)
+    run = runtime._sessions.run
+
+    def slow(part, *arguments):
+        time.sleep(0.15)
+        return run(part, *arguments)
+
+    monkeypatch.setattr(runtime._sessions, "run", slow)
+    monkeypatch.setattr("mmvae_fast.onnx.texts.draw", lambda p, *_: np.full(len(p), 3))  # never its end
+    with pytest.raises(InferenceTimeout, match=r"stopped at token \d of \d+ after 0\.2 s"):
+        runtime.generate(z=np.zeros((1, 4), np.float32), temperature=1.0, seed=0)
+
+
+def test_a_long_text_holds_up_nobody_else(language):
+    with TestClient(create_app(language)) as client:
+        body = {"inputs": {"text": ["a " * 2_000_000]}}
+        refused = []
+        sender = threading.Thread(target=lambda: refused.append(client.post("/v1/encode", json=body)))
+        slowest, done = 0.0, False
+        sender.start()
+        while not done:
+            done = not sender.is_alive()
+            began = time.perf_counter()
+            assert client.post("/v1/encode", json={"inputs": {"text": ["one"]}}).status_code == 200
+            slowest = max(slowest, time.perf_counter() - began)
+        assert refused[0].status_code == 422 and "4000000 characters" in refused[0].text
+        assert slowest < 1.0

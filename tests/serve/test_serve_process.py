@@ -183,3 +183,16 @@ def test_how_it_ends_when_it_cannot_start(bundle, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = run(bundle, "--port", taken.getsockname()[1])
     assert busy.returncode == 1 and "address already in use" in busy.stderr
+
+
+def test_connections_are_limited(bundle):
+    with process(bundle, "--max-connections", "4") as (_, port):
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(4)]
+        time.sleep(0.3)
+        refused = sent(port, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert refused.startswith(b"HTTP/1.1 503"), refused
+        for connection in idle:
+            connection.close()
+        time.sleep(0.3)
+        answered = sent(port, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert answered.startswith(b"HTTP/1.1 200"), answered
