@@ -101,11 +101,11 @@ def export_onnx(
     if sampling not in manifests.SAMPLINGS:
         raise ValueError(f"sampling is {sampling!r}, expected one of {manifests.SAMPLINGS}")
     _check_model(model)
-    metadata, reading = _plain(metadata), _reading(model, preprocessing or {})
+    metadata, read = _plain(metadata), reading(model, preprocessing or {})
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}, expected one of {LAYOUTS}")
     if layout == "single":
-        options = (opset, sampling, reading, metadata)
+        options = (opset, sampling, read, metadata)
         return _export_single(cpu_copy(model), Path(folder), options, overwrite, verify, began)
     folder = Path(folder).resolve()  # through a link to a folder: the link stays, what it points to is replaced
     _files.recover_folder(folder)
@@ -113,10 +113,10 @@ def export_onnx(
     twin = cpu_copy(model)
     fill = folder.is_dir() and not any(folder.iterdir())
     with _files.temporary_sibling(folder / "bundle" if fill else folder) as temp:
-        manifest = _write_bundle(twin, temp, opset, sampling, reading, metadata)
+        manifest = _write_bundle(twin, temp, opset, sampling, read, metadata)
         report = None
         if verify:
-            report = verification.compare(temp, twin)
+            report = verification.compare(temp, twin, reading=read)
             report.raise_if_failed()
         if fill:
             _files.fill_folder(temp, folder, last=manifests.FILE_NAME)
@@ -134,9 +134,9 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _reading(model: Exportable, preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def reading(model: Exportable, preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Of pictures, what of their readers' descriptions concerns a single one."""
-    reading = {}
+    read = {}
     for name, how in preprocessing.items():
         if name not in model.modalities or model.modalities[name].kind != "image":
             images = [n for n, m in model.modalities.items() if m.kind == "image"]
@@ -147,8 +147,8 @@ def _reading(model: Exportable, preprocessing: Mapping[str, Mapping[str, Any]]) 
                 f"preprocessing of {name!r} is {dict(how)!r}, expected 'fit', one of {_pictures.FITS}, and "
                 "'background' from 0 to 1"
             )
-        reading[name] = {"fit": fit, "background": float(background)}
-    return reading
+        read[name] = {"fit": fit, "background": float(background)}
+    return read
 
 
 def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

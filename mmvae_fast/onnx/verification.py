@@ -6,7 +6,9 @@ The cases to compare stand here; how two outputs are compared, and what is kept 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +47,14 @@ _MAX_ROWS = 2**14
 _SEEDS = (0, 0x9E3779B97F4A7C15)
 
 
-def verify(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, atol: float = 1e-5) -> Report:
+def verify(
+    folder: str | Path,
+    model: MultimodalVAE,
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+    preprocessing: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Report:
     """Compare a bundle with the model it was exported from.
 
     Runs encoders, decoders, fusion and the whole Runtime for batches of 1, 2 and 7 rows, 1 and 3 samples, every pattern
@@ -55,6 +64,7 @@ def verify(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, atol
     Args:
         rtol, atol: an element agrees when abs(onnx - torch) <= atol + rtol * abs(torch). Token ids agree when they are
             equal, or when torch's own logits of the two are that close.
+        preprocessing: what ``export_onnx`` was given, to be compared with what the bundle says of its pictures.
 
     Returns:
         Report, passed or not; its ``raise_if_failed`` raises.
@@ -63,20 +73,28 @@ def verify(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, atol
         BundleError: the bundle is damaged, or of another model.
         ExportVerificationError: a file that ``onnx.checker`` refuses.
     """
-    from mmvae_fast.onnx.export import cpu_copy
+    from mmvae_fast.onnx.export import cpu_copy, reading
 
-    return compare(folder, cpu_copy(model), rtol=rtol, atol=atol)
+    read = None if preprocessing is None else reading(model, preprocessing)
+    return compare(folder, cpu_copy(model), rtol=rtol, atol=atol, reading=read)
 
 
 @torch.no_grad()
-def compare(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, atol: float = 1e-5) -> Report:
+def compare(
+    folder: str | Path,
+    model: MultimodalVAE,
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+    reading: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Report:
     """:func:`verify` for a model that is already on the CPU, in float32 and evaluation mode."""
     runtime = Runtime.load(folder)
-    _check_same_model(runtime, model)
+    taken = take_any_apart(model)
+    _check_same_model(runtime, model, taken, reading)
     _check_files(runtime)
     record = Record(rtol, atol)
     rng = np.random.default_rng(0)
-    taken = take_any_apart(model)
     _compare_networks(runtime, taken, record, rng)
     if FUSION_PART in taken.parts:
         _compare_fusion(runtime, taken, record, rng)
@@ -120,27 +138,60 @@ def compare_single(
     return Report(record.checks(), rtol, atol)
 
 
-def _check_same_model(runtime: Runtime, model: Any) -> None:
-    def describe(name, latent_dim, modalities):
-        return {"class": name, "latent_dim": latent_dim, "modalities": modalities}
-
-    latent_dim = model.code_dim if runtime.manifest.system == CYCLEGAN_SYSTEM else model.latent_dim
-    ours = describe(
-        type(model).__name__,
-        latent_dim,
-        {n: (m.kind, tuple(m.shape), tuple(m.param_shape)) for n, m in model.modalities.items()},
-    )
-    theirs = describe(
-        runtime.manifest.model,
-        runtime.latent_dim,
-        {n: (m.kind, m.shape, m.param_shape) for n, m in runtime.modalities.items()},
-    )
-    differences = [f"{k}: bundle has {theirs[k]}, model has {ours[k]}" for k in ours if ours[k] != theirs[k]]
-    if not differences and list(ours["modalities"]) != list(theirs["modalities"]):
-        bundle, ours_in_order = list(theirs["modalities"]), list(ours["modalities"])
-        differences = [f"order of modalities: bundle has {bundle}, model has {ours_in_order}"]
+def _check_same_model(
+    runtime: Runtime, model: Any, taken: taking.Taken, reading: Mapping[str, Mapping[str, Any]] | None
+) -> None:
+    """All that the Runtime reads of a manifest is what this model would be exported with."""
+    made, interface = runtime.manifest, taken.interface
+    pairs: dict[str, tuple[Any, Any]] = {
+        "class": (made.model, type(model).__name__),
+        "system": (made.system, interface.system),
+        "latent_dim": (made.latent_dim, interface.latent_dim),
+        "order of modalities": (made.names, [m.name for m in interface.modalities]),
+        "posterior": (made.posterior, taken.posterior),
+        "prior": (made.prior, interface.prior),
+        "context_dim": (made.context_dim, interface.context_dim),
+        "condition_dim": (made.condition_dim, interface.condition_dim),
+        "classes": (made.classes or (), taken.classes),
+        "notes": (made.notes, taken.notes),
+        "noise": (made.noise, noise.SPEC),
+    }
+    for theirs, ours in zip(made.modalities, interface.modalities, strict=False):
+        if theirs.name != ours.name:
+            continue  # said by the order
+        for field in (f.name for f in fields(ModalitySpec)):
+            if field != "preprocessing":
+                pairs[f"modality {ours.name!r}, {field}"] = (getattr(theirs, field), getattr(ours, field))
+            elif reading is not None and theirs.preprocessing is not None:
+                pairs[f"modality {ours.name!r}, {field}"] = (theirs.preprocessing, reading.get(ours.name))
+    for name, part in taken.parts.items():
+        if name in made.parts:
+            pairs[f"noise of part {name!r}"] = (made.parts[name].noise, part.noise)
+    differences = [
+        f"{what}: bundle has {_short(theirs)}, model has {_short(ours)}"
+        for what, (theirs, ours) in pairs.items()
+        if _plain(theirs) != _plain(ours)
+    ]
+    if not differences:  # of the file, which only a bundle of the same modalities is sure to have
+        for spec in made.modalities:
+            if spec.tokens is not None and _tokenizer_differs(runtime, spec, model.modalities[spec.name]):
+                differences.append(f"modality {spec.name!r}: {spec.tokens.file} is not the model's tokenizer")
     if differences:
         raise BundleError(f"{runtime.folder}: exported from another model ({'; '.join(differences)})")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: what was read from a file against what was not."""
+    return json.loads(json.dumps(value, default=asdict))
+
+
+def _short(value: Any, limit: int = 200) -> str:
+    text = value if isinstance(value, str) else str(_plain(value))
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _tokenizer_differs(runtime: Runtime, spec: ModalitySpec, modality: Any) -> bool:
+    return runtime._tokenizer(spec).to_str() != modality.tokenizer.to_str()
 
 
 def _check_files(runtime: Runtime) -> None:
@@ -347,7 +398,7 @@ def _compare_call(
     moments = {"mu": expected.mu, "logvar": expected.logvar, "kl": kl, "point": expected.point}
     for output, e in moments.items():
         record.add("Runtime.encode", output, case, e, getattr(actual, output))
-    exact = _drawn_exactly(runtime, inputs, mask)
+    exact = _drawn_exactly(model, inputs, mask)
     for samples, of in zip(_SAMPLES, _SEEDS, strict=True):
         z = runtime.posterior_sample(inputs, samples, seed=of, mask=mask)
         if exact.any():
@@ -360,10 +411,11 @@ def _compare_call(
         _compare_predictions(model, record, "Runtime.reconstruct", named, predict, found)
 
 
-def _drawn_exactly(runtime: Runtime, inputs: dict[str, np.ndarray], mask: np.ndarray | None) -> np.ndarray:
-    """Rows in which the bundle draws z as the model does, bool [B]: all, but those with chains (``manifest.notes``)."""
-    rows, count = len(next(iter(inputs.values()))), len(runtime.modalities)
-    if runtime.manifest.posterior != "flow" or count < 3:
+def _drawn_exactly(model: MultimodalVAE, inputs: dict[str, np.ndarray], mask: np.ndarray | None) -> np.ndarray:
+    """Rows in which a bundle draws z as the model does, bool [B]: all, but those with chains. The model says which, not
+    the bundle: it is the bundle that is checked."""
+    rows, count = len(next(iter(inputs.values()))), len(model.modalities)
+    if not taking.notes(model):
         return np.ones(rows, bool)
     there = np.full(rows, len(inputs)) if mask is None else mask.sum(1)
     return (there < 2) | (there == count)
