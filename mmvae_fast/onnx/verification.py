@@ -36,6 +36,7 @@ from mmvae_fast.onnx.report import Record, Report
 from mmvae_fast.onnx.runtime import Runtime
 from mmvae_fast.onnx.single import MODEL_PART, SingleFile
 from mmvae_fast.onnx.systems import take_any_apart
+from mmvae_fast.onnx.text_checks import add_text, compare_texts
 
 if TYPE_CHECKING:
     from mmvae_fast.models import MultimodalVAE
@@ -44,6 +45,7 @@ _BATCHES, _SAMPLES = (1, 2, 7), (1, 3)
 _ROWS = max(_BATCHES)
 _MANY_PATTERNS = 64  # beyond, patterns are rows of one batch rather than batches of their own
 _MAX_ROWS = 2**14
+_GAPS = 0.3  # of the entries of a modality that may have some
 _SEEDS = (0, 0x9E3779B97F4A7C15)
 
 
@@ -98,6 +100,7 @@ def compare(
     _compare_networks(runtime, taken, record, rng)
     if FUSION_PART in taken.parts:
         _compare_fusion(runtime, taken, record, rng)
+    compare_texts(runtime, taken, getattr(model, "model", model), record, rng)
     compare_verbs(runtime, model, record, rng)
     return Report(record.checks(), rtol, atol)
 
@@ -216,7 +219,10 @@ def _data(spec: ModalitySpec, rows: int, rng: np.random.Generator) -> np.ndarray
         return ids
     if spec.kind in ("counts", "bag_of_words"):
         return rng.poisson(3.0, shape).astype(np.float32)
-    return (rng.random(shape) if spec.likelihood == "bernoulli" else rng.standard_normal(shape)).astype(np.float32)
+    x = (rng.random(shape) if spec.likelihood == "bernoulli" else rng.standard_normal(shape)).astype(np.float32)
+    if spec.gaps:
+        x[rng.random(shape) < _GAPS] = np.nan
+    return x
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -227,32 +233,55 @@ def _patterns(count: int, rng: np.random.Generator) -> np.ndarray:
     """bool [P, M]: every pattern of observed modalities, or for very many modalities a sample with the extremes."""
     if 2**count <= _MAX_ROWS:
         return np.array(list(itertools.product([False, True], repeat=count)))
-    single = np.eye(count, dtype=bool)
-    extremes = np.concatenate([single, ~single, np.zeros((1, count), bool), np.ones((1, count), bool)])
+    extremes = _extremes(count)
     return np.concatenate([extremes, rng.random((_MAX_ROWS - len(extremes), count)) < 0.5])
 
 
 def _few(patterns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Those that get batches of their own: all, unless there are very many."""
-    return patterns if len(patterns) <= _MANY_PATTERNS else rng.permutation(patterns)[: _MANY_PATTERNS // 4]
+    """Those that get batches of their own: all, unless there are very many; then some, with the extremes."""
+    if len(patterns) <= _MANY_PATTERNS:
+        return patterns
+    return np.concatenate([_extremes(patterns.shape[1]), rng.permutation(patterns)[: _MANY_PATTERNS // 4]])
+
+
+def _extremes(count: int) -> np.ndarray:
+    """Nothing, everything, each modality alone, and everything but it."""
+    single = np.eye(count, dtype=bool)
+    return np.concatenate([np.zeros((1, count), bool), np.ones((1, count), bool), single, ~single])
 
 
 def _compare_networks(runtime: Runtime, taken: taking.Taken, record: Record, rng: np.random.Generator) -> None:
     """Every part but the fusion, on data of its modality."""
     by_part = {translator_part(a): runtime.modalities[b] for a, b in itertools.permutations(runtime.modalities, 2)}
     by_part |= {name: spec for spec in runtime.modalities.values() for name in _parts_of(spec, taken)}
+    # what a step takes belongs together: text_checks.py
+    stepped = {step_part(m.name) for m in runtime.modalities.values() if m.tokens is not None and m.decodable}
     for name, part in taken.parts.items():
-        if name == FUSION_PART:
+        if name == FUSION_PART or name in stepped:
             continue
-        for rows in _BATCHES:
-            given = [_given(t, by_part.get(name), rows, rng) for t in part.io.inputs if t.name not in _names(part)]
+        labelled = any(t.name == "label" for t in part.io.inputs)
+        for first, rows in _batches(len(taken.classes) if labelled else 0):
+            given = [
+                (first + np.arange(rows)) % len(taken.classes)
+                if t.name == "label"
+                else _given(t, by_part.get(name), rows, rng)
+                for t in part.io.inputs
+                if t.name not in _names(part)
+            ]
             theirs, ours = _noise(runtime, part, {"batch": rows}, rng)
             expected = part.module(*map(torch.from_numpy, [*given, *theirs]))
             expected = expected if isinstance(expected, tuple) else (expected,)
             actual = runtime._run(name, *given, *ours)
             logits = expected[0] if name in by_part and by_part[name].dtype == "int64" else None
             for tensor, e, a in zip(part.io.outputs, expected, actual, strict=True):
-                record.add(name, tensor.name, f"B={rows}", e, a, logits if tensor.name == "prediction" else None)
+                case = f"labels from {first}, B={rows}" if labelled else f"B={rows}"
+                record.add(name, tensor.name, case, e, a, logits if tensor.name == "prediction" else None)
+
+
+def _batches(classes: int) -> Iterator[tuple[int, int]]:
+    """The first label and the number of rows of batches in which every class has a row."""
+    yield from ((0, rows) for rows in _BATCHES)
+    yield from ((first, _ROWS) for first in range(_ROWS, classes, _ROWS))
 
 
 def _parts_of(spec: ModalitySpec, taken: taking.Taken) -> list[str]:
@@ -264,13 +293,9 @@ def _given(tensor: TensorSpec, spec: ModalitySpec | None, rows: int, rng: np.ran
     """An input of a part."""
     if tensor.name == "x" and spec is not None:
         return _data(spec, rows, rng)
-    if tensor.name == "label":
-        return np.zeros(rows, np.int64)
     shape = [rows if isinstance(n, str) else n for n in tensor.shape]
     if tensor.dtype == "bool":
         return rng.random(shape) < 0.5
-    if tensor.dtype == "int64":  # tokens, and how many there were before
-        return rng.integers(0, spec.shape[0] if spec is not None else 1, shape)
     return _normal(rng, *shape)
 
 
@@ -345,7 +370,7 @@ def compare_verbs(runtime: Runtime, model: Any, record: Record, rng: np.random.G
         _compare_runtime(runtime, getattr(model, "model", model), record, rng)
     if runtime.manifest.system == CLASSIFIER_SYSTEM:
         batch = {n: torch.from_numpy(x) for n, x in full.items()}
-        for mask in _patterns(len(full), rng)[:_MANY_PATTERNS]:
+        for mask in _few(_patterns(len(full), rng), rng):
             rows = np.tile(mask, (_ROWS, 1))
             expected = model.predict_proba(batch, torch.from_numpy(rows))
             actual, case = runtime.predict_proba(full, rows), f"observed={mask.astype(int).tolist()}"
@@ -434,7 +459,7 @@ def _compare_predictions(
 
     def recorded(name: str, z: Tensor) -> Tensor:
         if model.modalities[name].autoregressive:
-            return z  # tokens are compared by their logits, step by step: one near tie changes all that follows
+            return z  # given what the bundle generated of it, the model's choice of every token is known
         params[name] = model._decode(name, z)
         return model.modalities[name].predict(params[name])
 
@@ -442,6 +467,7 @@ def _compare_predictions(
         expected = predict()
     for name, prediction in expected.items():
         if model.modalities[name].autoregressive:
+            add_text(record, (part, name, case), model, prediction, actual[name])
             continue
         ids = model.modalities[name].dtype == torch.int64
         record.add(part, name, case, prediction, actual[name], params[name] if ids else None)

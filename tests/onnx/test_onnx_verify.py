@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,11 @@ from eager import Eager
 
 from mmvae_fast.modalities import Image, Language, Text, Vector
 from mmvae_fast.models import JNF, MVAE
-from mmvae_fast.onnx import BundleError, verification
+from mmvae_fast.onnx import BundleError, text_checks, verification
 from mmvae_fast.onnx.export import cpu_copy
+from mmvae_fast.onnx.report import Record, Report
 from mmvae_fast.onnx.systems import take_any_apart
-from mmvae_fast.systems import FusionClassifier
+from mmvae_fast.systems import GAN, FusionClassifier
 
 V = {"hidden": (5,)}
 TEXTS = ["a red bird", "größe", "", "two birds are red", "a bird"]
@@ -99,3 +101,96 @@ def test_the_bundle_does_not_say_which_draws_are_compared():
     plain, chains = (made(lambda c=c: c({n: Vector(2, **V) for n in x}, 2)) for c in (MVAE, JNF))
     assert verification._drawn_exactly(plain, x, mask).all()
     assert verification._drawn_exactly(chains, x, mask).tolist() == [False, True, True, True]
+
+
+@torch.no_grad()
+def found(model, served):
+    """What is found where the parts of ``served`` stand for a bundle of ``model``."""
+    record, rng, runtime = Record(1e-4, 1e-5), np.random.default_rng(0), Eager(served)
+    taken = take_any_apart(model)
+    verification._compare_networks(runtime, taken, record, rng)
+    text_checks.compare_texts(runtime, taken, getattr(model, "model", model), record, rng)
+    verification.compare_verbs(runtime, model, record, rng)
+    return Report(record.checks(), 1e-4, 1e-5)
+
+
+def check_noticed(model, change, parts):
+    served = copy.deepcopy(model)
+    assert found(model, served).passed
+    with torch.no_grad():
+        change(served)
+    assert {c.part for c in found(model, served).failures} >= parts
+
+
+def test_every_position_of_a_text():
+    model = made(language)
+    for t in range(model.modalities["c"].length):
+        served = copy.deepcopy(model)
+        with torch.no_grad():
+            served.decoders["c"].positions[t] += torch.randn(8)
+        assert "decoder_c_step" in {c.part for c in found(model, served).failures}, t
+
+
+def test_every_id_of_a_vocabulary():
+    def change(served):
+        served.encoders["c"].tokens.weight[261] += torch.randn(8)
+
+    check_noticed(made(language), change, {"encoder_c"})
+
+    def after(served):
+        served.decoders["c"].tokens.weight[261] += torch.randn(8)
+
+    check_noticed(made(language), after, {"decoder_c_step"})
+
+
+def test_texts_are_generated_and_reconstructed():
+    model = made(language)
+    with torch.no_grad():
+        for parameter in model.decoders["c"].parameters():
+            parameter.mul_(3)  # a first token that is not the END
+    report = found(model, model)
+    assert {(c.part, c.output) for c in report.checks} >= {
+        (part, "c") for part in ("Runtime.generate", "Runtime.reconstruct", "Runtime.sample")
+    }
+    served = Eager(copy.deepcopy(model))
+    spec = served.modalities["c"]
+    served.modalities["c"] = replace(spec, tokens=replace(spec.tokens, begin=9))  # a wrong first token, say
+    record = Record(1e-4, 1e-5)
+    with torch.no_grad():
+        text_checks.compare_texts(served, take_any_apart(model), model, record, np.random.default_rng(0))
+    assert [c.part for c in Report(record.checks(), 1e-4, 1e-5).failures] == ["Runtime.generate"]
+
+
+def test_every_class_of_a_gan():
+    model = made(lambda: GAN({"i": Image((1, 4, 4))}, 4, classes=23, width=4))
+    embeddings = [n for n, p in model.average.named_parameters() if len(p) == 23]
+    assert embeddings
+
+    def change(served):
+        for name, parameter in served.average.named_parameters():
+            if name in embeddings:
+                parameter[17] += torch.randn(parameter.shape[1:])
+
+    check_noticed(model, change, {"generator"})
+
+
+def test_gaps():
+    """A graph that takes NaN for something else than a missing entry: zero, say."""
+
+    def change(served):
+        encoder = served.encoders["v"]
+        encoder.register_forward_pre_hook(lambda _, given: (given[0].nan_to_num(1.0),))
+
+    model = made(lambda: MVAE({"v": Vector(6, missing=True, **V)}, 3))
+    check_noticed(model, change, {"encoder_v", "Runtime.encode"})
+
+
+def test_many_modalities_are_all_observed_for_a_classifier(monkeypatch):
+    names = list("abcdefg")
+    model = made(lambda: FusionClassifier({n: Vector(1, **V) for n in names}, ["x", "y"], 2))
+    runtime, seen = Eager(model), []
+    predict = runtime.predict_proba
+    monkeypatch.setattr(runtime, "predict_proba", lambda x, mask: (seen.append(mask[0].tolist()), predict(x, mask))[1])
+    with torch.no_grad():
+        verification.compare_verbs(runtime, model, Record(1e-4, 1e-5), np.random.default_rng(0))
+    assert {tuple(row) for row in seen} >= {(True,) * 7, (False,) * 7, (True,) + (False,) * 6}
