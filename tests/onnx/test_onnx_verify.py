@@ -12,7 +12,7 @@ from eager import Eager
 
 from mmvae_fast.modalities import Image, Language, Text, Vector
 from mmvae_fast.models import JNF, MVAE
-from mmvae_fast.onnx import BundleError, text_checks, verification
+from mmvae_fast.onnx import BundleError, ExportVerificationError, text_checks, verification
 from mmvae_fast.onnx.export import cpu_copy
 from mmvae_fast.onnx.report import Record, Report
 from mmvae_fast.onnx.systems import take_any_apart
@@ -194,3 +194,28 @@ def test_many_modalities_are_all_observed_for_a_classifier(monkeypatch):
     with torch.no_grad():
         verification.compare_verbs(runtime, model, Record(1e-4, 1e-5), np.random.default_rng(0))
     assert {tuple(row) for row in seen} >= {(True,) * 7, (False,) * 7, (True,) + (False,) * 6}
+
+
+def test_the_difference_stands_beside_its_own_element():
+    """Of a large value a large difference is within the tolerance; the failure is elsewhere, and is what is shown."""
+    record = Record(1e-4, 1e-5)
+    record.add("decoder", "x", "B=2", torch.tensor([10000.0, 1.0]), np.array([10000.9, 1.01], np.float32))
+    record.add("decoder", "y", "B=2", torch.tensor([1e6, 0.0]), np.array([1e6 + 101, 0.0], np.float32))
+    x, y = record.checks()
+    assert not x.passed
+    assert x.difference == pytest.approx(0.01, rel=1e-3)
+    assert "index [1]" in x.detail
+    assert y.difference == 101
+    report = Report(record.checks(), 1e-4, 1e-5)
+    with pytest.raises(ExportVerificationError, match=r"decoder: output 'y' differs from torch by 101"):
+        report.raise_if_failed()
+    closer = Report((replace(y, difference=500.0, excess=0.001), x), 1e-4, 1e-5)
+    with pytest.raises(ExportVerificationError, match=r"output 'x' .* index \[1\]"):
+        closer.raise_if_failed()
+
+
+def test_nothing_compared_is_nothing_passed():
+    report = Report((), 1e-4, 1e-5)
+    assert not report.passed
+    with pytest.raises(ExportVerificationError, match="nothing was compared"):
+        report.raise_if_failed()
