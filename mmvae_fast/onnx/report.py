@@ -77,10 +77,18 @@ class Report:
         return "\n".join([header, *map(str, self.checks), summary])
 
 
+def check_tolerance(name: str, value: float) -> None:
+    """Raise ValueError unless it is a finite number of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is {value!r}, expected a finite number of 0 or more")
+
+
 class Record:
     """Compares outputs, and keeps the worst element of every one."""
 
     def __init__(self, rtol: float, atol: float):
+        check_tolerance("rtol", rtol)
+        check_tolerance("atol", atol)
         self.rtol, self.atol = rtol, atol
         self._worst: dict[tuple[str, str], Check] = {}
 
