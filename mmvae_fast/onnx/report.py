@@ -96,9 +96,23 @@ class Record:
         return tuple(self._worst.values())
 
     def add(
-        self, part: str, output: str, case: str, expected: Tensor, actual: np.ndarray, logits: Tensor | None = None
+        self,
+        part: str,
+        output: str,
+        case: str,
+        expected: Tensor,
+        actual: np.ndarray,
+        logits: Tensor | None = None,
+        *,
+        by_row: bool = False,
     ) -> None:
-        """``logits`` [..., V]: torch's, for outputs that are their argmax."""
+        """Compare one output.
+
+        Args:
+            logits: [..., V], torch's, for outputs that are their argmax.
+            by_row: values [..., V] mean something beside each other only, and each is a sum in which terms cancel: what
+                counts for the relative tolerance is at least the RMS of the (finite) row.
+        """
         reference = expected.numpy()
         if reference.shape != actual.shape or reference.dtype != actual.dtype:
             ours, theirs = f"{reference.dtype}{list(reference.shape)}", f"{actual.dtype}{list(actual.shape)}"
@@ -114,7 +128,10 @@ class Record:
             difference = np.abs(found - values)
             difference[found == values] = 0.0  # equal infinities
             difference[np.isnan(difference)] = np.inf
-            tolerance = self.atol + self.rtol * np.where(np.isfinite(values), np.abs(values), 0.0)
+            size = np.where(np.isfinite(values), np.abs(values), 0.0)
+            if by_row:
+                size = np.maximum(size, np.sqrt(np.square(size).mean(-1, keepdims=True)))
+            tolerance = self.atol + self.rtol * size
         if not difference.size:
             self._keep(part, output, 0.0, -self.atol, f"{case}: empty")
             return

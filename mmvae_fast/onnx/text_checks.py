@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmvae_fast.modalities.language import _STREAM as STREAM
 from mmvae_fast.modalities.language import END, PAD, _draw
-from mmvae_fast.onnx.manifest import ModalitySpec, step_part
+from mmvae_fast.onnx.manifest import ModalitySpec, begin_part, step_part
 from mmvae_fast.onnx.noise import philox_uniform
 from mmvae_fast.onnx.parts import Taken
 from mmvae_fast.onnx.report import Record
@@ -62,23 +62,24 @@ def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
 def _compare_steps(
     runtime: Runtime, taken: Taken, spec: ModalitySpec, record: Record, rng: np.random.Generator
 ) -> None:
-    """The step graph at every position, after every id of the vocabulary."""
+    """The step graph at every position, after every id of the vocabulary, remembering what the model remembers."""
     assert spec.tokens is not None and spec.vocabulary_size is not None
     name, length, size = step_part(spec.name), spec.shape[0], spec.vocabulary_size
-    part, (pairs, heads, width) = taken.parts[name], spec.tokens.cache
+    begin, step = (taken.parts[part].module for part in (begin_part(spec.name), name))
     rows = min(_MANY, max(2, -(-size // length)))
-    for call in range(max(length, -(-size // rows))):
-        t = call % length
-        past, batch = t + 1, rows + (rows == t + 1)  # sizes that differ: one taken for the other would show
-        given = (
-            rng.standard_normal((batch, spec.code_dim or runtime.latent_dim), np.float32),
-            (call * rows + np.arange(batch)) % size,
-            np.asarray(t, np.int64),
-            rng.standard_normal((pairs, batch, heads, past, width), np.float32),
-        )
-        expected, actual = part.module(*map(torch.from_numpy, given)), runtime._run(name, *given)
-        for tensor, e, a in zip(part.io.outputs, expected, actual, strict=True):
-            record.add(name, tensor.name, f"t={t}, B={batch}", e, a)
+    for first in range(0, max(size, 1), rows * length):
+        z = torch.from_numpy(rng.standard_normal((rows + 1, spec.code_dim or runtime.latent_dim), np.float32))
+        past = begin(z)
+        for t in range(length):
+            last = (first + t * rows + torch.arange(rows + 1)) % size
+            expected = step(z, last, torch.tensor(t), past)
+            batch = rows + (past.shape[3] != rows + 1)  # sizes that differ: one taken for the other would show
+            given = (z[:batch], last[:batch], torch.tensor(t), past[:, :batch])
+            actual = runtime._run(name, *(np.asarray(x.numpy(), order="C") for x in given))
+            kept = (expected[0][:batch], expected[1][:, :batch])
+            for tensor, e, a in zip(taken.parts[name].io.outputs, kept, actual, strict=True):
+                record.add(name, tensor.name, f"t={t}, B={batch}", e, a, by_row=tensor.name == "logits")
+            past = expected[1]
 
 
 def add_text(

@@ -65,7 +65,8 @@ def verify(
 
     Args:
         rtol, atol: an element agrees when abs(onnx - torch) <= atol + rtol * abs(torch). Token ids agree when they are
-            equal, or when torch's own logits of the two are that close.
+            equal, or when torch's own logits of the two are that close; logits of a text's next token when they are
+            that close relative to the RMS of all of them.
         preprocessing: what ``export_onnx`` was given, to be compared with what the bundle says of its pictures.
 
     Returns:
