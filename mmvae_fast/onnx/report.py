@@ -116,7 +116,7 @@ class Record:
         reference = expected.numpy()
         if reference.shape != actual.shape or reference.dtype != actual.dtype:
             ours, theirs = f"{reference.dtype}{list(reference.shape)}", f"{actual.dtype}{list(actual.shape)}"
-            self._keep(part, output, float("inf"), float("inf"), f"{case}: torch gives {ours}, onnx {theirs}")
+            self.fail(part, output, f"{case}: torch gives {ours}, onnx {theirs}")
             return
         values, found = reference.astype(np.float64), actual.astype(np.float64)
         if logits is not None:  # ids are names, not numbers: compare what was maximised
@@ -139,6 +139,10 @@ class Record:
         index = np.unravel_index(np.argmax(excess), excess.shape)
         where = f"{case}, index {[int(i) for i in index]}: torch {reference[index]}, onnx {actual[index]}"
         self._keep(part, output, float(difference[index]), float(excess[index]), where)
+
+    def fail(self, part: str, output: str, detail: str) -> None:
+        """What there is no value to compare of."""
+        self._keep(part, output, float("inf"), float("inf"), detail)
 
     def _keep(self, part: str, output: str, difference: float, excess: float, detail: str) -> None:
         key = (part, output)
