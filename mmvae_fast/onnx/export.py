@@ -26,6 +26,7 @@ from mmvae_fast.onnx.parts import Taken
 from mmvae_fast.onnx.report import Report, check_tolerance
 from mmvae_fast.onnx.seeded import seed_graph
 from mmvae_fast.onnx.systems import EXPORTABLE, take_any_apart
+from mmvae_fast.onnx.tracing import full_precision
 
 if TYPE_CHECKING:
     from mmvae_fast.onnx.quantize import QuantizeResult
@@ -57,6 +58,7 @@ class ExportResult:
         return "\n".join([text, *(str(found) for found in (self.report, self.quantization) if found is not None)])
 
 
+@full_precision()
 def export_onnx(
     model: Exportable,
     folder: str | Path,

@@ -37,6 +37,7 @@ from mmvae_fast.onnx.runtime import Runtime
 from mmvae_fast.onnx.single import MODEL_PART, SingleFile
 from mmvae_fast.onnx.systems import take_any_apart
 from mmvae_fast.onnx.text_checks import add_text, compare_texts
+from mmvae_fast.onnx.tracing import full_precision
 
 if TYPE_CHECKING:
     from mmvae_fast.models import MultimodalVAE
@@ -83,6 +84,7 @@ def verify(
 
 
 @torch.no_grad()
+@full_precision()
 def compare(
     folder: str | Path,
     model: MultimodalVAE,
@@ -110,6 +112,7 @@ def compare(
 
 
 @torch.no_grad()
+@full_precision()
 def compare_single(
     file: Path, model: MultimodalVAE, sampling: str, *, rtol: float = 1e-4, atol: float = 1e-5
 ) -> Report:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from mmvae_fast.onnx import (
     export_onnx,
     graphs,
     manifest,
+    parts,
     translation_table,
     verify,
 )
@@ -293,6 +295,20 @@ def test_a_model_that_cannot_be_copied(tmp_path):
     linear(torch.zeros(1, 3))
     with pytest.raises(ExportError, match="(?s)the model cannot be copied .* parametrizations"):
         export_onnx(model, tmp_path / "b")
+
+
+def test_exports_in_threads(tmp_path):
+    """torch's exporter has one stack of modes for the whole process."""
+    part = parts.take_apart(export.cpu_copy(tiny())).parts["encoder_v"]
+    with ThreadPoolExecutor(3) as pool:
+        programs = list(pool.map(lambda _: graphs.program("encoder_v", part, 20), range(3)))
+    assert all([v.name for v in p.graph.inputs] == ["x"] for p in programs)
+
+
+def test_export_under_autocast(tmp_path, traced):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert export_onnx(tiny(), tmp_path / "b").report.passed
+        assert verify(traced, tiny()).passed
 
 
 def test_existing_bundle_needs_overwrite(copied, mopoe, instant):
