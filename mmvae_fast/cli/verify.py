@@ -22,10 +22,10 @@ def verify(
     with plain_errors():
         import json
 
-        from mmvae_fast.cli._model import open_model
+        from mmvae_fast.cli._model import open_model, preprocessing
         from mmvae_fast.onnx import verify as compare
 
-        report = compare(bundle, open_model(run), rtol=rtol, atol=atol)
+        report = compare(bundle, open_model(run), rtol=rtol, atol=atol, preprocessing=preprocessing(run) or None)
         print(json.dumps(report.to_json(), indent=1) if as_json else report)
         if not report.passed:
             raise typer.Exit(FAILED)

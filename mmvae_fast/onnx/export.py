@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,10 +23,14 @@ from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx.errors import ExportError
 from mmvae_fast.onnx.manifest import Manifest, PartSpec
 from mmvae_fast.onnx.parts import Taken
-from mmvae_fast.onnx.report import Report
+from mmvae_fast.onnx.report import Report, check_tolerance
 from mmvae_fast.onnx.seeded import seed_graph
 from mmvae_fast.onnx.systems import EXPORTABLE, take_any_apart
+from mmvae_fast.onnx.tracing import full_precision
 from mmvae_fast.reading import recipes
+
+if TYPE_CHECKING:
+    from mmvae_fast.onnx.quantize import QuantizeResult
 
 Exportable = Any  # one of EXPORTABLE: a model, or a system
 LAYOUTS = ("bundle", "single")
@@ -41,6 +45,7 @@ class ExportResult:
     manifest: Manifest
     report: Report | None
     seconds: float
+    quantization: QuantizeResult | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -51,9 +56,10 @@ class ExportResult:
     def __str__(self) -> str:
         size = sum(f.stat().st_size for f in self.files) / 2**20
         text = f"{self.folder}: {len(self.files)} files, {size:.1f} MiB, written in {self.seconds:.1f} s"
-        return text if self.report is None else f"{text}\n{self.report}"
+        return "\n".join([text, *(str(found) for found in (self.report, self.quantization) if found is not None)])
 
 
+@full_precision()
 def export_onnx(
     model: Exportable,
     folder: str | Path,
@@ -63,6 +69,9 @@ def export_onnx(
     verify: bool = True,
     layout: str = "bundle",
     sampling: str = "eps",
+    quantize: str | None = None,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
     preprocessing: Mapping[str, Mapping[str, Any]] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportResult:
@@ -82,17 +91,21 @@ def export_onnx(
             nothing of bundles; see :mod:`mmvae_fast.onnx.single`. The Runtime serves bundles.
         sampling: "eps": noise is an input of the graphs, which the Runtime makes from a seed; "philox": a seed is, and
             the graphs make the same noise, for runtimes that cannot.
+        quantize: None, or "int8" or "int8-vnni": once verified in 32 bits, the bundle is delivered with encoders and
+            decoders of 8, unless that changes an output too much; :func:`quantize_onnx` has more options.
+        rtol, atol: what the verification allows, abs(onnx - torch) <= atol + rtol * abs(torch).
         preprocessing: by name of a modality, how its values were read: its reader's ``config()``, of which the bundle
             keeps what :meth:`Runtime.read` and ``show`` need to take and give files, texts and numbers in their own
             units.
         metadata: whatever JSON can hold, kept in the manifest.
 
     Raises:
-        TypeError, ValueError: not a model, or an opset out of range.
+        TypeError, ValueError: not a model, or an opset or tolerance out of range.
         FileExistsError: ``folder`` exists and holds something, and ``overwrite`` is False, or it is not a bundle, or it
             is a mount point.
         ExportError: a model that a bundle has no place for, or a part that cannot be expressed in ONNX; names it.
         ExportVerificationError: the bundle does not compute what the model does.
+        QuantizationError: with ``quantize``, an output that differs too much in 8 bits.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
     began = time.perf_counter()
@@ -103,29 +116,61 @@ def export_onnx(
     if sampling not in manifests.SAMPLINGS:
         raise ValueError(f"sampling is {sampling!r}, expected one of {manifests.SAMPLINGS}")
     _check_model(model)
-    metadata, reading = _plain(metadata), _reading(model, preprocessing or {})
+    metadata, read = _plain(metadata), reading(model, preprocessing or {})
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}, expected one of {LAYOUTS}")
+    check_tolerance("rtol", rtol)
+    check_tolerance("atol", atol)
+    _check_quantize(quantize, layout)
     if layout == "single":
-        options = (opset, sampling, reading, metadata)
-        return _export_single(cpu_copy(model), Path(folder), options, overwrite, verify, began)
+        options = (opset, sampling, read, metadata)
+        return _export_single(cpu_copy(model), Path(folder), options, overwrite, verify, (rtol, atol), began)
     folder = Path(folder).resolve()  # through a link to a folder: the link stays, what it points to is replaced
     _files.recover_folder(folder)
     _check_target(folder, overwrite)
     twin = cpu_copy(model)
     fill = folder.is_dir() and not any(folder.iterdir())
     with _files.temporary_sibling(folder / "bundle" if fill else folder) as temp:
-        manifest = _write_bundle(twin, temp, opset, sampling, reading, metadata)
-        report = None
+        manifest = _write_bundle(twin, temp, opset, sampling, read, metadata)
+        report = small = None
         if verify:
-            report = verification.compare(temp, twin)
+            report = verification.compare(temp, twin, rtol=rtol, atol=atol, reading=read)
             report.raise_if_failed()
+        if quantize is not None:
+            small = _quantized(temp, folder, quantize)
+            manifest = small.manifest
         if fill:
             _files.fill_folder(temp, folder, last=manifests.FILE_NAME)
         else:
             _check_target(folder, overwrite)  # somebody may have put something there meanwhile
             _files.replace_folder(temp, folder)
-    return ExportResult(folder, manifest, report, time.perf_counter() - began)
+    return ExportResult(folder, manifest, report, time.perf_counter() - began, small)
+
+
+def _check_quantize(preset: str | None, layout: str) -> None:
+    from mmvae_fast.onnx.quantize import PRESETS
+
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"quantize is {preset!r}, expected None or one of {', '.join(map(repr, PRESETS))}")
+    if preset is not None and layout == "single":
+        raise ValueError(f"quantize is {preset!r} with layout 'single', expected layout 'bundle'")
+
+
+def _quantized(temp: Path, folder: Path, preset: str) -> QuantizeResult:
+    """The bundle in ``temp``, on its way to ``folder``, in 8 bits."""
+    from mmvae_fast.onnx.quantize import QuantizationError, quantize_onnx
+
+    try:
+        small = quantize_onnx(temp, temp / "quantized", preset=preset)
+    except QuantizationError as error:
+        raise QuantizationError(str(error).replace(str(temp), str(folder))) from None
+    for path in temp.iterdir():
+        if path != small.folder:
+            path.unlink()
+    for path in small.folder.iterdir():
+        os.rename(path, temp / path.name)
+    small.folder.rmdir()
+    return replace(small, folder=folder)
 
 
 def _check_model(model: Any) -> None:
@@ -136,7 +181,7 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _reading(model: Exportable, preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def reading(model: Exportable, preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Of readers' descriptions, what concerns single samples."""
     reading = {}
     for name, config in preprocessing.items():
@@ -162,7 +207,13 @@ def _plain(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def cpu_copy(model: Exportable) -> Any:
     """The model as it is exported: a copy on the CPU, in float32 and evaluation mode."""
-    return copy.deepcopy(model).cpu().float().eval()
+    try:
+        return copy.deepcopy(model).cpu().float().eval()
+    except RuntimeError as error:  # tensors that torch computes of others: torch.nn.utils.weight_norm, of old
+        raise ExportError(
+            f"the model cannot be copied ({error}); of torch.nn.utils.weight_norm and spectral_norm use those of "
+            "torch.nn.utils.parametrizations, or remove them first"
+        ) from error
 
 
 def _write_bundle(
@@ -199,7 +250,13 @@ def _write_bundle(
 
 
 def _export_single(
-    model: Exportable, path: Path, options: tuple[Any, ...], overwrite: bool, verify: bool, began: float
+    model: Exportable,
+    path: Path,
+    options: tuple[Any, ...],
+    overwrite: bool,
+    verify: bool,
+    tolerances: tuple[float, float],
+    began: float,
 ) -> ExportResult:
     """One file, in place at the end or not at all."""
     opset, sampling, reading, metadata = options
@@ -222,7 +279,7 @@ def _export_single(
         if len(list(temp.iterdir())) > 1:
             raise ExportError(f"{path}: more than {graphs.MAX_INLINE_BYTES} bytes do not fit one file; export a bundle")
         if verify:
-            report = verification.compare_single(file, model, sampling)
+            report = verification.compare_single(file, model, sampling, rtol=tolerances[0], atol=tolerances[1])
             report.raise_if_failed()
         os.replace(file, path)
     return ExportResult(path, manifest, report, time.perf_counter() - began)

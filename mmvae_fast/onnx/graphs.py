@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from mmvae_fast import __version__
 from mmvae_fast.onnx.errors import ExportError
 from mmvae_fast.onnx.manifest import TensorSpec
 from mmvae_fast.onnx.parts import Part
-from mmvae_fast.onnx.tracing import plain_attention, quiet
+from mmvae_fast.onnx.tracing import full_precision, plain_attention, quiet
 from mmvae_fast.onnx.translation import decompositions
 
 IR_VERSION = 10  # the newest one that ONNX Runtime 1.18 reads
 MAX_INLINE_BYTES = int(1.8 * 2**30)  # a protobuf ends at 2 GiB; larger weights go to a file beside it
 _RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
+_one_at_a_time = threading.RLock()  # torch's exporter, and what is switched off around it, are the process's own
 _EXAMPLE_SIZES = {"batch": 3, "samples": 2, "past": 4}  # not 1: a traced size of 1 could be taken for a constant
 
 
@@ -33,7 +35,7 @@ def program(name: str, part: Part, opset: int) -> Any:
         dynamic.append({i: dims[n] for i, n in enumerate(tensor.shape) if isinstance(n, str)})
     shapes = _as_arguments(part.module, dynamic)
     try:
-        with torch.no_grad(), quiet(), plain_attention():
+        with _one_at_a_time, torch.no_grad(), full_precision(), quiet(), plain_attention():
             program = torch.export.export(part.module, tuple(examples), dynamic_shapes=shapes)
             native = decompositions()
             if _calls(program, native):  # decomposing takes as long as tracing, and most parts need none

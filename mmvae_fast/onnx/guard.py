@@ -2,7 +2,8 @@
 
 Whoever writes a bundle writes its hashes too, so these say that a file is whole, not that it is honest. A graph may
 give another shape than it declares, which a reshape would scramble into a wrong answer; a manifest may claim sizes that
-no memory holds, or a file be sparse terabytes that take hours to hash. Everything here raises :class:`BundleError`.
+no memory holds, or a file be sparse terabytes that take hours to hash. Everything here raises
+:class:`BundleError`, but for answers that are no numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmvae_fast.onnx.errors import BadValue, BundleError
+from mmvae_fast.onnx.errors import BadValue, BundleError, NonFinite
 from mmvae_fast.onnx.manifest import Manifest, ModalitySpec, TensorSpec
 
 MAX_FILE_BYTES = 16 * 2**30
@@ -96,6 +97,15 @@ def _varint(number: int) -> bytes:
 def run_failed(path: Path, error: BaseException) -> BundleError:
     """What ONNX Runtime raises while running, from a private module and without the file's name."""
     return BundleError(f"{path}: cannot be run ({str(error).strip() or type(error).__name__})")
+
+
+def check_finite(where: str, *answers: np.ndarray) -> None:
+    """Answers are numbers: of finite inputs far from everything seen in training, float32 may make infinity and NaN."""
+    if not all(np.isfinite(x).all() for x in answers if x.dtype.kind == "f"):
+        raise NonFinite(
+            f"{where}: the answer holds NaN or infinity, which float32 makes of values that are too large; expected "
+            "values of the size that the model was trained on"
+        )
 
 
 def check_outputs(

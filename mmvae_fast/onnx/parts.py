@@ -118,10 +118,11 @@ def take_apart(
     io = interface.io()
     noise = {FUSION_PART: interface.fusion_noise, PRIOR_PART: interface.prior_noise}
     parts = {name: Part(modules[name], io[name], tuple(noise.get(name, ()))) for name in io}
-    return Taken(parts, interface, draws.posterior_kind(q), _notes(model), tuple(classes))
+    return Taken(parts, interface, draws.posterior_kind(q), notes(model), tuple(classes))
 
 
-def _notes(model: MultimodalVAE) -> tuple[str, ...]:
+def notes(model: MultimodalVAE) -> tuple[str, ...]:
+    """Where a bundle serves something else than the model."""
     if isinstance(model, JNF) and len(model.modalities) > 2:
         return (_NO_CHAINS,)
     return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from mmvae_fast.onnx.manifest import (
     translator_part,
 )
 from mmvae_fast.onnx.sessions import Sessions
+
+_MOST_THREADS = 2**10  # ONNX Runtime starts them all, and crashes where the system refuses
 
 Inputs = Mapping[str, Any]
 Mask = Mapping[str, Any] | Any | None
@@ -90,7 +93,7 @@ class Runtime:
         spin: bool = False,
         timeout: float | None = None,
     ):
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()  # parts open later, maybe from elsewhere, or in another process
         self.manifest = manifest
         self.modalities: dict[str, ModalitySpec] = {m.name: m for m in manifest.modalities}
         self.latent_dim = manifest.latent_dim
@@ -117,9 +120,16 @@ class Runtime:
         """
         threads = 1 if threads is None else integers.count("threads", threads)
         if timeout is not None and (
-            isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0
+            isinstance(timeout, bool)
+            or not isinstance(timeout, (int, float))
+            or not 0 < timeout <= threading.TIMEOUT_MAX
         ):
-            raise BadValue(f"timeout is {timeout!r}, expected a number of seconds above 0, or None")
+            raise BadValue(
+                f"timeout is {timeout!r}, expected a number of seconds above 0, or None "
+                f"(at most {threading.TIMEOUT_MAX:g})"
+            )
+        if threads > _MOST_THREADS:
+            raise BadValue(f"threads is {threads}, expected at most {_MOST_THREADS}")
         manifest = manifests.read(folder)
         guard.check_manifest(manifest, str(Path(folder) / manifests.FILE_NAME))
         for name in manifest.files:
@@ -167,7 +177,7 @@ class Runtime:
         mu, logvar, _ = self._encode(arrays, observed)
         if not len(mu):
             return np.zeros((0, len(self.manifest.classes or ())), np.float32)
-        return self._run(CLASSIFIER_PART, mu, logvar, observed)[0]
+        return self._answers(CLASSIFIER_PART, "classes", mu, logvar, observed)[0]
 
     def classify(self, inputs: Inputs, mask: Mask = None) -> list[str]:
         """The likeliest class of each row, by name."""
@@ -408,7 +418,9 @@ class Runtime:
         assert spec.tokens is not None
 
         def step(last: np.ndarray, t: int, past: np.ndarray) -> list[np.ndarray]:
-            return self._run(step_part(spec.name), code, last, np.asarray(t, np.int64), past)
+            logits, present = self._run(step_part(spec.name), code, last, np.asarray(t, np.int64), past)
+            guard.check_finite(_named(spec.name), present)  # of the logits, those of ids that no text holds are -inf
+            return [logits, present]
 
         def begin() -> np.ndarray:
             return self._run(begin_part(spec.name), code)[0]
@@ -435,7 +447,9 @@ class Runtime:
             given = [checks.labels(condition, n, classes) if classes else checks.embeddings(condition, n, dim)]
         if n == 0:
             return np.zeros((0, *spec.shape), dtype=spec.dtype)
-        return self._run(GENERATOR_PART, *given, *self._noise(GENERATOR_PART, {"batch": n}, seed, None))[0]
+        return self._answers(
+            GENERATOR_PART, _named(spec.name), *given, *self._noise(GENERATOR_PART, {"batch": n}, seed, None)
+        )[0]
 
     def _translated(self, inputs: Inputs, to: str) -> np.ndarray:
         """A CycleGAN's translation."""
@@ -448,7 +462,7 @@ class Runtime:
         checks.check_values(self.modalities[source], x, np.arange(len(x)))
         if not len(x):
             return np.zeros((0, *self.modalities[to].shape), dtype=self.modalities[to].dtype)
-        return self._run(translator_part(to), x)[0]
+        return self._answers(translator_part(to), _named(to), x)[0]
 
     def _read(self, inputs: Inputs) -> Inputs:
         """With texts and pictures as arrays."""
@@ -512,10 +526,12 @@ class Runtime:
                 continue
             x = arrays[name] if len(present) == len(observed) else arrays[name][present]
             checks.check_values(spec, x, present)
-            mu[present, m, :width], logvar[present, m, :width] = self._run(encoder_part(name), x)
+            mu[present, m, :width], logvar[present, m, :width] = self._answers(encoder_part(name), _named(name), x)
             if features is not None and len(complete):
                 whole = arrays[name] if len(complete) == len(observed) else arrays[name][complete]
-                features[0, complete, m], features[1, complete, m] = self._run(features_part(name), whole)
+                features[0, complete, m], features[1, complete, m] = self._answers(
+                    features_part(name), _named(name), whole
+                )
         return mu, logvar, features
 
     def _fuse(
@@ -535,7 +551,9 @@ class Runtime:
             found = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
         else:
             drawn = self._noise(FUSION_PART, sizes, seed, private_seed)
-            values = self._run(FUSION_PART, mu, logvar, observed, *(() if features is None else features), *drawn)
+            values = self._answers(
+                FUSION_PART, "posterior", mu, logvar, observed, *(() if features is None else features), *drawn
+            )
             found = dict(zip((t.name for t in outputs), values, strict=True))
         posterior = Posterior(found["joint_mu"], found["joint_logvar"], found["kl"], found["point"])
         codes = {name: found[code_output(name)] for name in self.modalities if code_output(name) in found}
@@ -592,10 +610,23 @@ class Runtime:
         shape, flat = spec.param_shape if params else spec.shape, code.reshape(-1, code.shape[-1])
         if len(flat) == 0:
             return np.zeros((*code.shape[:-1], *shape), dtype=output.dtype)
-        return self._run(decoder_part(spec.name), flat, outputs=[output.name])[0].reshape(*code.shape[:-1], *shape)
+        found = self._answers(decoder_part(spec.name), _named(spec.name), flat, outputs=[output.name])
+        return found[0].reshape(*code.shape[:-1], *shape)
+
+    def _answers(
+        self, part: str, where: str, *values: np.ndarray, outputs: list[str] | None = None
+    ) -> list[np.ndarray]:
+        """What a part makes of a caller's values, which has to be numbers."""
+        found = self._run(part, *values, outputs=outputs)
+        guard.check_finite(where, *found)
+        return found
 
     def _run(self, part: str, *values: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
         return self._sessions.run(part, values, outputs)
+
+
+def _named(modality: str) -> str:
+    return f"modality {modality!r}"
 
 
 def _is_text(spec: ModalitySpec) -> bool:

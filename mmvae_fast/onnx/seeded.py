@@ -46,8 +46,10 @@ def seed_graph(program: Any, noise: Sequence[NoiseSpec]) -> None:
         value.replace_all_uses_with(made)
     first = graph[0]
     graph.insert_before(first, build.nodes)
+    used = {id(value) for node in build.nodes for value in node.inputs}
     for value in build.constants:
-        graph.register_initializer(value)
+        if id(value) in used:  # ONNX Runtime prints a warning of every other one
+            graph.register_initializer(value)
     del graph.inputs[:]
     graph.inputs.extend([*others, *fed])
 
@@ -91,10 +93,9 @@ class _Builder:
 
     def counters(self, count: Any, place: int) -> Any:
         """0 to count - 1, uint64, in one of three dimensions."""
-        shape = [1, 1, 1]
-        shape[place] = -1
         numbers = self.op("Range", self.int64(0), count, self.int64(1))
-        return self.cast(self.op("Reshape", numbers, self.int64(shape)), "UINT64")
+        others = [axis for axis in range(3) if axis != place]
+        return self.cast(self.op("Unsqueeze", numbers, self.int64(others)), "UINT64")
 
     def noise(self, kind: str, seed: Any, samples: Any, rows: Any, shape: Sequence[Any]) -> Any:
         """What ``noise.make`` makes, of that shape: [(samples,) rows (, D)]."""
@@ -161,6 +162,9 @@ class _Builder:
     def interleaved(self, lanes: Sequence[Any], dim: Any) -> Any:
         """Lanes [K, rows, Q] -> [K, rows, dim]."""
         stacked = self.op("Concat", *(self.op("Unsqueeze", lane, self.int64([3])) for lane in lanes), axis=3)
-        flat = self.op("Reshape", stacked, self.int64([0, 0, -1]))
+        sizes = self.op("Shape", stacked)  # -1 for the last would have no answer for an empty batch
+        last = self.op("Mul", *(self.op("Slice", sizes, *map(self.int64, ([i], [i + 1]))) for i in (2, 3)))
+        leading = self.op("Slice", sizes, self.int64([0]), self.int64([2]))
+        flat = self.op("Reshape", stacked, self.op("Concat", leading, last, axis=0), allowzero=1)
         end = self.op("Unsqueeze", dim, self.int64([0]))
         return self.op("Slice", flat, self.int64([0]), end, self.int64([2]))

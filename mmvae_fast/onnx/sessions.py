@@ -118,7 +118,9 @@ class Sessions:
                 content = str(path)
                 same = same and manifests.sha256(self.folder / sidecar) == self.manifest.files[sidecar]
         except FileNotFoundError:
-            same = False
+            raise BundleError(
+                f"{path}: no longer there; the bundle has moved since it was loaded, load it again"
+            ) from None
         if not same:
             raise BundleError(f"{path}: changed since it was loaded; load the bundle again")
         if graph:

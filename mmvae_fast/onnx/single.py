@@ -82,7 +82,7 @@ def io(interface: Interface) -> IO:
     ]
     inside = {"mu", "logvar", "features_mu", "features_logvar"}
     given = [t for t in fusion.inputs if t.name not in inside]
-    if clash := {t.name for t in data} & {t.name for t in (*given, *fusion.outputs, *SEEDED_INPUTS)}:
+    if clash := {t.name for t in data} & {t.name for t in (*given, *fusion.outputs, *predictions, *SEEDED_INPUTS)}:
         raise ExportError(f"layout 'single': modalities {sorted(clash)} are called like other inputs and outputs")
     return IO((*data, *given), (*fusion.outputs, *predictions))
 

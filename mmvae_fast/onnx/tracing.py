@@ -11,6 +11,13 @@ import torch
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """Whatever the caller does under ``torch.autocast``: parts are traced, and compared, in float32."""
+    with torch.autocast("cpu", enabled=False):  # made anew for each call, as one object holds one caller's state
+        yield
+
+
+@contextmanager
 def plain_attention() -> Iterator[None]:
     """Transformers of torch's own are one fused operator in evaluation mode, which ONNX has not."""
     before = torch.backends.mha.get_fastpath_enabled()

@@ -6,7 +6,9 @@ The cases to compare stand here; how two outputs are compared, and what is kept 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from torch import Tensor
 from mmvae_fast import _lazy, functional
 from mmvae_fast.onnx import noise
 from mmvae_fast.onnx import parts as taking
-from mmvae_fast.onnx.errors import BundleError, ExportVerificationError
+from mmvae_fast.onnx.errors import BundleError, ExportVerificationError, NonFinite
 from mmvae_fast.onnx.manifest import (
     CLASSIFIER_SYSTEM,
     CYCLEGAN_SYSTEM,
@@ -34,6 +36,8 @@ from mmvae_fast.onnx.report import Record, Report
 from mmvae_fast.onnx.runtime import Runtime
 from mmvae_fast.onnx.single import MODEL_PART, SingleFile
 from mmvae_fast.onnx.systems import take_any_apart
+from mmvae_fast.onnx.text_checks import add_text, compare_texts
+from mmvae_fast.onnx.tracing import full_precision
 
 if TYPE_CHECKING:
     from mmvae_fast.models import MultimodalVAE
@@ -42,10 +46,18 @@ _BATCHES, _SAMPLES = (1, 2, 7), (1, 3)
 _ROWS = max(_BATCHES)
 _MANY_PATTERNS = 64  # beyond, patterns are rows of one batch rather than batches of their own
 _MAX_ROWS = 2**14
+_GAPS = 0.3  # of the entries of a modality that may have some
 _SEEDS = (0, 0x9E3779B97F4A7C15)
 
 
-def verify(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, atol: float = 1e-5) -> Report:
+def verify(
+    folder: str | Path,
+    model: MultimodalVAE,
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+    preprocessing: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Report:
     """Compare a bundle with the model it was exported from.
 
     Runs encoders, decoders, fusion and the whole Runtime for batches of 1, 2 and 7 rows, 1 and 3 samples, every pattern
@@ -54,7 +66,9 @@ def verify(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, atol
 
     Args:
         rtol, atol: an element agrees when abs(onnx - torch) <= atol + rtol * abs(torch). Token ids agree when they are
-            equal, or when torch's own logits of the two are that close.
+            equal, or when torch's own logits of the two are that close; logits of a text's next token when they are
+            that close relative to the RMS of all of them.
+        preprocessing: what ``export_onnx`` was given, to be compared with what the bundle says of its pictures.
 
     Returns:
         Report, passed or not; its ``raise_if_failed`` raises.
@@ -63,28 +77,42 @@ def verify(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, atol
         BundleError: the bundle is damaged, or of another model.
         ExportVerificationError: a file that ``onnx.checker`` refuses.
     """
-    from mmvae_fast.onnx.export import cpu_copy
+    from mmvae_fast.onnx.export import cpu_copy, reading
 
-    return compare(folder, cpu_copy(model), rtol=rtol, atol=atol)
+    read = None if preprocessing is None else reading(model, preprocessing)
+    return compare(folder, cpu_copy(model), rtol=rtol, atol=atol, reading=read)
 
 
 @torch.no_grad()
-def compare(folder: str | Path, model: MultimodalVAE, *, rtol: float = 1e-4, atol: float = 1e-5) -> Report:
+@full_precision()
+def compare(
+    folder: str | Path,
+    model: MultimodalVAE,
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+    reading: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Report:
     """:func:`verify` for a model that is already on the CPU, in float32 and evaluation mode."""
     runtime = Runtime.load(folder)
-    _check_same_model(runtime, model)
+    taken = take_any_apart(model)
+    _check_same_model(runtime, model, taken, reading)
     _check_files(runtime)
     record = Record(rtol, atol)
     rng = np.random.default_rng(0)
-    taken = take_any_apart(model)
     _compare_networks(runtime, taken, record, rng)
     if FUSION_PART in taken.parts:
         _compare_fusion(runtime, taken, record, rng)
-    compare_verbs(runtime, model, record, rng)
+    try:
+        compare_texts(runtime, taken, getattr(model, "model", model), record, rng)
+        compare_verbs(runtime, model, record, rng)
+    except NonFinite as error:  # the Runtime's refusal to answer
+        record.fail("Runtime", "answers", str(error))
     return Report(record.checks(), rtol, atol)
 
 
 @torch.no_grad()
+@full_precision()
 def compare_single(
     file: Path, model: MultimodalVAE, sampling: str, *, rtol: float = 1e-4, atol: float = 1e-5
 ) -> Report:
@@ -120,27 +148,60 @@ def compare_single(
     return Report(record.checks(), rtol, atol)
 
 
-def _check_same_model(runtime: Runtime, model: Any) -> None:
-    def describe(name, latent_dim, modalities):
-        return {"class": name, "latent_dim": latent_dim, "modalities": modalities}
-
-    latent_dim = model.code_dim if runtime.manifest.system == CYCLEGAN_SYSTEM else model.latent_dim
-    ours = describe(
-        type(model).__name__,
-        latent_dim,
-        {n: (m.kind, tuple(m.shape), tuple(m.param_shape)) for n, m in model.modalities.items()},
-    )
-    theirs = describe(
-        runtime.manifest.model,
-        runtime.latent_dim,
-        {n: (m.kind, m.shape, m.param_shape) for n, m in runtime.modalities.items()},
-    )
-    differences = [f"{k}: bundle has {theirs[k]}, model has {ours[k]}" for k in ours if ours[k] != theirs[k]]
-    if not differences and list(ours["modalities"]) != list(theirs["modalities"]):
-        bundle, ours_in_order = list(theirs["modalities"]), list(ours["modalities"])
-        differences = [f"order of modalities: bundle has {bundle}, model has {ours_in_order}"]
+def _check_same_model(
+    runtime: Runtime, model: Any, taken: taking.Taken, reading: Mapping[str, Mapping[str, Any]] | None
+) -> None:
+    """All that the Runtime reads of a manifest is what this model would be exported with."""
+    made, interface = runtime.manifest, taken.interface
+    pairs: dict[str, tuple[Any, Any]] = {
+        "class": (made.model, type(model).__name__),
+        "system": (made.system, interface.system),
+        "latent_dim": (made.latent_dim, interface.latent_dim),
+        "order of modalities": (made.names, [m.name for m in interface.modalities]),
+        "posterior": (made.posterior, taken.posterior),
+        "prior": (made.prior, interface.prior),
+        "context_dim": (made.context_dim, interface.context_dim),
+        "condition_dim": (made.condition_dim, interface.condition_dim),
+        "classes": (made.classes or (), taken.classes),
+        "notes": (made.notes, taken.notes),
+        "noise": (made.noise, noise.SPEC),
+    }
+    for theirs, ours in zip(made.modalities, interface.modalities, strict=False):
+        if theirs.name != ours.name:
+            continue  # said by the order
+        for field in (f.name for f in fields(ModalitySpec)):
+            if field != "preprocessing":
+                pairs[f"modality {ours.name!r}, {field}"] = (getattr(theirs, field), getattr(ours, field))
+            elif reading is not None and theirs.preprocessing is not None:
+                pairs[f"modality {ours.name!r}, {field}"] = (theirs.preprocessing, reading.get(ours.name))
+    for name, part in taken.parts.items():
+        if name in made.parts:
+            pairs[f"noise of part {name!r}"] = (made.parts[name].noise, part.noise)
+    differences = [
+        f"{what}: bundle has {_short(theirs)}, model has {_short(ours)}"
+        for what, (theirs, ours) in pairs.items()
+        if _plain(theirs) != _plain(ours)
+    ]
+    if not differences:  # of the file, which only a bundle of the same modalities is sure to have
+        for spec in made.modalities:
+            if spec.tokens is not None and _tokenizer_differs(runtime, spec, model.modalities[spec.name]):
+                differences.append(f"modality {spec.name!r}: {spec.tokens.file} is not the model's tokenizer")
     if differences:
         raise BundleError(f"{runtime.folder}: exported from another model ({'; '.join(differences)})")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: what was read from a file against what was not."""
+    return json.loads(json.dumps(value, default=asdict))
+
+
+def _short(value: Any, limit: int = 200) -> str:
+    text = value if isinstance(value, str) else str(_plain(value))
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _tokenizer_differs(runtime: Runtime, spec: ModalitySpec, modality: Any) -> bool:
+    return runtime._tokenizer(spec).to_str() != modality.tokenizer.to_str()
 
 
 def _check_files(runtime: Runtime) -> None:
@@ -165,7 +226,10 @@ def _data(spec: ModalitySpec, rows: int, rng: np.random.Generator) -> np.ndarray
         return ids
     if spec.kind in ("counts", "bag_of_words"):
         return rng.poisson(3.0, shape).astype(np.float32)
-    return (rng.random(shape) if spec.likelihood == "bernoulli" else rng.standard_normal(shape)).astype(np.float32)
+    x = (rng.random(shape) if spec.likelihood == "bernoulli" else rng.standard_normal(shape)).astype(np.float32)
+    if spec.gaps:
+        x[rng.random(shape) < _GAPS] = np.nan
+    return x
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -176,32 +240,55 @@ def _patterns(count: int, rng: np.random.Generator) -> np.ndarray:
     """bool [P, M]: every pattern of observed modalities, or for very many modalities a sample with the extremes."""
     if 2**count <= _MAX_ROWS:
         return np.array(list(itertools.product([False, True], repeat=count)))
-    single = np.eye(count, dtype=bool)
-    extremes = np.concatenate([single, ~single, np.zeros((1, count), bool), np.ones((1, count), bool)])
+    extremes = _extremes(count)
     return np.concatenate([extremes, rng.random((_MAX_ROWS - len(extremes), count)) < 0.5])
 
 
 def _few(patterns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Those that get batches of their own: all, unless there are very many."""
-    return patterns if len(patterns) <= _MANY_PATTERNS else rng.permutation(patterns)[: _MANY_PATTERNS // 4]
+    """Those that get batches of their own: all, unless there are very many; then some, with the extremes."""
+    if len(patterns) <= _MANY_PATTERNS:
+        return patterns
+    return np.concatenate([_extremes(patterns.shape[1]), rng.permutation(patterns)[: _MANY_PATTERNS // 4]])
+
+
+def _extremes(count: int) -> np.ndarray:
+    """Nothing, everything, each modality alone, and everything but it."""
+    single = np.eye(count, dtype=bool)
+    return np.concatenate([np.zeros((1, count), bool), np.ones((1, count), bool), single, ~single])
 
 
 def _compare_networks(runtime: Runtime, taken: taking.Taken, record: Record, rng: np.random.Generator) -> None:
     """Every part but the fusion, on data of its modality."""
     by_part = {translator_part(a): runtime.modalities[b] for a, b in itertools.permutations(runtime.modalities, 2)}
     by_part |= {name: spec for spec in runtime.modalities.values() for name in _parts_of(spec, taken)}
+    # what a step takes belongs together: text_checks.py
+    stepped = {step_part(m.name) for m in runtime.modalities.values() if m.tokens is not None and m.decodable}
     for name, part in taken.parts.items():
-        if name == FUSION_PART:
+        if name == FUSION_PART or name in stepped:
             continue
-        for rows in _BATCHES:
-            given = [_given(t, by_part.get(name), rows, rng) for t in part.io.inputs if t.name not in _names(part)]
+        labelled = any(t.name == "label" for t in part.io.inputs)
+        for first, rows in _batches(len(taken.classes) if labelled else 0):
+            given = [
+                (first + np.arange(rows)) % len(taken.classes)
+                if t.name == "label"
+                else _given(t, by_part.get(name), rows, rng)
+                for t in part.io.inputs
+                if t.name not in _names(part)
+            ]
             theirs, ours = _noise(runtime, part, {"batch": rows}, rng)
             expected = part.module(*map(torch.from_numpy, [*given, *theirs]))
             expected = expected if isinstance(expected, tuple) else (expected,)
             actual = runtime._run(name, *given, *ours)
             logits = expected[0] if name in by_part and by_part[name].dtype == "int64" else None
             for tensor, e, a in zip(part.io.outputs, expected, actual, strict=True):
-                record.add(name, tensor.name, f"B={rows}", e, a, logits if tensor.name == "prediction" else None)
+                case = f"labels from {first}, B={rows}" if labelled else f"B={rows}"
+                record.add(name, tensor.name, case, e, a, logits if tensor.name == "prediction" else None)
+
+
+def _batches(classes: int) -> Iterator[tuple[int, int]]:
+    """The first label and the number of rows of batches in which every class has a row."""
+    yield from ((0, rows) for rows in _BATCHES)
+    yield from ((first, _ROWS) for first in range(_ROWS, classes, _ROWS))
 
 
 def _parts_of(spec: ModalitySpec, taken: taking.Taken) -> list[str]:
@@ -213,13 +300,9 @@ def _given(tensor: TensorSpec, spec: ModalitySpec | None, rows: int, rng: np.ran
     """An input of a part."""
     if tensor.name == "x" and spec is not None:
         return _data(spec, rows, rng)
-    if tensor.name == "label":
-        return np.zeros(rows, np.int64)
     shape = [rows if isinstance(n, str) else n for n in tensor.shape]
     if tensor.dtype == "bool":
         return rng.random(shape) < 0.5
-    if tensor.dtype == "int64":  # tokens, and how many there were before
-        return rng.integers(0, spec.shape[0] if spec is not None else 1, shape)
     return _normal(rng, *shape)
 
 
@@ -294,7 +377,7 @@ def compare_verbs(runtime: Runtime, model: Any, record: Record, rng: np.random.G
         _compare_runtime(runtime, getattr(model, "model", model), record, rng)
     if runtime.manifest.system == CLASSIFIER_SYSTEM:
         batch = {n: torch.from_numpy(x) for n, x in full.items()}
-        for mask in _patterns(len(full), rng)[:_MANY_PATTERNS]:
+        for mask in _few(_patterns(len(full), rng), rng):
             rows = np.tile(mask, (_ROWS, 1))
             expected = model.predict_proba(batch, torch.from_numpy(rows))
             actual, case = runtime.predict_proba(full, rows), f"observed={mask.astype(int).tolist()}"
@@ -347,7 +430,7 @@ def _compare_call(
     moments = {"mu": expected.mu, "logvar": expected.logvar, "kl": kl, "point": expected.point}
     for output, e in moments.items():
         record.add("Runtime.encode", output, case, e, getattr(actual, output))
-    exact = _drawn_exactly(runtime, inputs, mask)
+    exact = _drawn_exactly(model, inputs, mask)
     for samples, of in zip(_SAMPLES, _SEEDS, strict=True):
         z = runtime.posterior_sample(inputs, samples, seed=of, mask=mask)
         if exact.any():
@@ -360,10 +443,11 @@ def _compare_call(
         _compare_predictions(model, record, "Runtime.reconstruct", named, predict, found)
 
 
-def _drawn_exactly(runtime: Runtime, inputs: dict[str, np.ndarray], mask: np.ndarray | None) -> np.ndarray:
-    """Rows in which the bundle draws z as the model does, bool [B]: all, but those with chains (``manifest.notes``)."""
-    rows, count = len(next(iter(inputs.values()))), len(runtime.modalities)
-    if runtime.manifest.posterior != "flow" or count < 3:
+def _drawn_exactly(model: MultimodalVAE, inputs: dict[str, np.ndarray], mask: np.ndarray | None) -> np.ndarray:
+    """Rows in which a bundle draws z as the model does, bool [B]: all, but those with chains. The model says which, not
+    the bundle: it is the bundle that is checked."""
+    rows, count = len(next(iter(inputs.values()))), len(model.modalities)
+    if not taking.notes(model):
         return np.ones(rows, bool)
     there = np.full(rows, len(inputs)) if mask is None else mask.sum(1)
     return (there < 2) | (there == count)
@@ -382,7 +466,7 @@ def _compare_predictions(
 
     def recorded(name: str, z: Tensor) -> Tensor:
         if model.modalities[name].autoregressive:
-            return z  # tokens are compared by their logits, step by step: one near tie changes all that follows
+            return z  # given what the bundle generated of it, the model's choice of every token is known
         params[name] = model._decode(name, z)
         return model.modalities[name].predict(params[name])
 
@@ -390,6 +474,7 @@ def _compare_predictions(
         expected = predict()
     for name, prediction in expected.items():
         if model.modalities[name].autoregressive:
+            add_text(record, (part, name, case), model, prediction, actual[name])
             continue
         ids = model.modalities[name].dtype == torch.int64
         record.add(part, name, case, prediction, actual[name], params[name] if ids else None)

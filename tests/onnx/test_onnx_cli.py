@@ -64,6 +64,15 @@ def test_a_run_tells_how_its_data_were_read(saved, tmp_path):
     assert call("export", saved, tmp_path / "out", "--sampling", "dice").exit_code == 2
 
 
+def test_export_options(saved, tmp_path):
+    assert call("export", saved, tmp_path / "b", "--layout", "flat").exit_code == 2
+    assert call("export", saved, tmp_path / "b", "--layout", "single").exit_code == 2
+    assert call("export", saved, tmp_path / "b", "--quantize", "int4").exit_code == 2
+    one = call("export", saved, tmp_path / "m.onnx", "--layout", "single", "--rtol", "0.01", "--atol", "0.001")
+    assert one.exit_code == 0, one.stderr
+    assert "(rtol 0.01, atol 0.001)" in one.output and (tmp_path / "m.onnx").is_file()
+
+
 def test_verify_fails_on_other_weights(mopoe, saved, tmp_path):
     model = MultimodalVAE.load(saved)
     next(model.decoders["image"].parameters()).data += 0.1

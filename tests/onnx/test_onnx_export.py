@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from mmvae_fast.onnx import (
     export_onnx,
     graphs,
     manifest,
+    parts,
     translation_table,
     verify,
 )
@@ -265,6 +268,47 @@ def test_wrong_numbers_are_never_delivered(tmp_path, monkeypatch, quick):
     with pytest.raises(ExportVerificationError, match=r"decoder_v: output 'p\w+' differs .* index .* torch .* onnx"):
         export_onnx(tiny(), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tolerances_of_the_export(tmp_path, monkeypatch, quick):
+    report = export_onnx(tiny(), tmp_path / "b", rtol=0.5, atol=0.25).report
+    assert (report.rtol, report.atol) == (0.5, 0.25)
+    with pytest.raises(ValueError, match="rtol is nan, expected a finite number"):
+        export_onnx(tiny(), tmp_path / "c", rtol=float("nan"))
+
+
+def test_export_in_8_bits(tmp_path, quick):
+    result = export_onnx(tiny(), tmp_path / "b", quantize="int8")
+    assert result.report.passed and result.quantization.quantized
+    assert Runtime.load(result.folder).manifest.versions["quantization"] == "int8"
+    assert manifest.is_bundle(result.folder) and [p.name for p in tmp_path.iterdir()] == ["b"]
+    with pytest.raises(ValueError, match="quantize is 'int4', expected None or one of 'int8'"):
+        export_onnx(tiny(), tmp_path / "c", quantize="int4")
+
+
+def test_a_model_that_cannot_be_copied(tmp_path):
+    linear = nn.Linear(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(linear)  # of old
+    model = tiny(encoder=nn.Sequential(linear))
+    linear(torch.zeros(1, 3))
+    with pytest.raises(ExportError, match="(?s)the model cannot be copied .* parametrizations"):
+        export_onnx(model, tmp_path / "b")
+
+
+def test_exports_in_threads(tmp_path):
+    """torch's exporter has one stack of modes for the whole process."""
+    part = parts.take_apart(export.cpu_copy(tiny())).parts["encoder_v"]
+    with ThreadPoolExecutor(3) as pool:
+        programs = list(pool.map(lambda _: graphs.program("encoder_v", part, 20), range(3)))
+    assert all([v.name for v in p.graph.inputs] == ["x"] for p in programs)
+
+
+def test_export_under_autocast(tmp_path, traced):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert export_onnx(tiny(), tmp_path / "b").report.passed
+        assert verify(traced, tiny()).passed
 
 
 def test_existing_bundle_needs_overwrite(copied, mopoe, instant):

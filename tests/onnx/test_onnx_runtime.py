@@ -373,3 +373,13 @@ def test_describes_itself(mopoe):
     assert info["model"] == "MoPoE"
     assert [m["name"] for m in info["modalities"]] == ["image", "text", "audio"]
     assert info["folder"] == str(mopoe.folder)
+
+
+def test_answers_that_are_no_numbers(runtime, make_inputs):
+    """Finite inputs, of which float32 makes infinity."""
+    x = {"audio": np.full((2, 4, 3), 3e38, np.float32)}
+    for verb in (runtime.encode, runtime.reconstruct, lambda x: runtime.posterior_sample(x, 2, seed=0)):
+        with pytest.raises(NonFinite, match="posterior: the answer holds NaN or infinity"):
+            verb(x)
+    with pytest.raises(NonFinite, match="modality 'image': the answer holds NaN or infinity"):
+        runtime.decode(np.full((1, 6), 3e38, np.float32), "image", params=True)

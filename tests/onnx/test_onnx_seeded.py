@@ -44,13 +44,19 @@ def program(name, opset):
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_graphs_noise_is_numpys(name, opset):
     session, kind = program(name, opset), "normal" if name == "rows" else name
-    for seed, samples, rows in ((0, 1, 1), (2**64 - 1, 3, 7), (2**63, 5, 2), (-5, 2, 300)):
+    for seed, samples, rows in ((0, 1, 1), (2**64 - 1, 3, 7), (2**63, 5, 2), (-5, 2, 300), (7, 2, 0), (7, 0, 4)):
         seed_input, count, one = noise.seeded(seed, samples)
         x = np.zeros((rows, 2), np.float32)
         (found,) = session.run(None, {"x": x, "seed": seed_input, "count": count, "noise_scale": one})
         shape = [{"samples": samples, "batch": rows}.get(d, d) for d in SHAPES[name]]
         np.testing.assert_allclose(found, noise.make(kind, noise.branch(seed, 3), shape), atol=2e-6, rtol=1e-6)
         assert found.shape == tuple(shape)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_nothing_is_left_over(name, capfd):
+    program(name, 20)
+    assert "Removing initializer" not in "".join(capfd.readouterr())
 
 
 def test_a_model_with_every_kind_of_noise(tmp_path):

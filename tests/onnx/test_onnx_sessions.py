@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mmvae_fast.onnx import BadValue, InferenceTimeout, Runtime, manifest
+from mmvae_fast.onnx import BadValue, BundleError, InferenceTimeout, Runtime, manifest
 from mmvae_fast.onnx.manifest import PartSpec, TensorSpec
 from mmvae_fast.onnx.sessions import Sessions
 
@@ -91,3 +91,22 @@ def test_fuse_takes_experts_of_ones_own(mopoe, make_inputs):
     mu[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="mu holds NaN or infinity in an observed expert"):
         mopoe.runtime.fuse(mu, logvar, mask)
+
+
+def test_a_relative_folder_is_found_from_elsewhere(copied, tmp_path, monkeypatch, make_inputs):
+    monkeypatch.chdir(copied.parent)
+    runtime = Runtime.load(copied.name)
+    pickled = pickle.dumps(runtime)
+    monkeypatch.chdir("/")
+    x = make_inputs(2)
+    np.testing.assert_array_equal(runtime.encode(x).mu, pickle.loads(pickled).encode(x).mu)
+    again = pickle.loads(pickled)
+    copied.rename(tmp_path / "moved")
+    with pytest.raises(BundleError, match="no longer there; the bundle has moved"):
+        again.encode(x)
+
+
+@pytest.mark.parametrize("options", [{"timeout": float("inf")}, {"timeout": 1e300}, {"threads": 2**40}])
+def test_times_and_threads_that_no_system_has(mopoe, options):
+    with pytest.raises(BadValue, match=f"{next(iter(options))} is .*, expected"):
+        Runtime.load(mopoe.folder, **options)

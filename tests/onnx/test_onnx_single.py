@@ -80,3 +80,6 @@ def test_what_does_not_fit_one_file(tmp_path):
         export_onnx(CycleGAN(pair), tmp_path / "m.onnx", layout="single")
     with pytest.raises(ExportError, match=r"modalities \['z'\] are called like other inputs and outputs"):
         export_onnx(DMVAE({"z": Vector(3)}, 2), tmp_path / "m.onnx", layout="single")
+    clash = {"a": Vector(3), "prediction_a": Vector(2)}
+    with pytest.raises(ExportError, match=r"modalities \['prediction_a'\] are called like other"):
+        export_onnx(DMVAE(clash, 2), tmp_path / "m.onnx", layout="single")
