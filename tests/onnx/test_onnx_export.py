@@ -293,7 +293,7 @@ def test_a_model_that_cannot_be_copied(tmp_path):
         nn.utils.weight_norm(linear)  # of old
     model = tiny(encoder=nn.Sequential(linear))
     linear(torch.zeros(1, 3))
-    with pytest.raises(ExportError, match="(?s)the model cannot be copied .* parametrizations"):
+    with pytest.raises(ExportError, match="cannot be copied"):
         export_onnx(model, tmp_path / "b")
 
 
