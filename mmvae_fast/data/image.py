@@ -13,12 +13,12 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from mmvae_fast import _pictures
 from mmvae_fast._checks import is_number
 from mmvae_fast._files import with_ending, write_atomic
 from mmvae_fast._lazy import require
 from mmvae_fast.data.reader import Reader
 from mmvae_fast.modalities import Image
+from mmvae_fast.reading import pictures
 
 
 class ImageReader(Reader):
@@ -62,8 +62,8 @@ class ImageReader(Reader):
             raise ValueError(f"ImageReader: size is {size!r}, expected (height, width), positive integers")
         if channels not in (None, 1, 3):
             raise ValueError(f"ImageReader: channels is {channels!r}, expected 1 or 3")
-        if fit not in _pictures.FITS:
-            raise ValueError(f"ImageReader: fit is {fit!r}, expected one of {_pictures.FITS}")
+        if fit not in pictures.FITS:
+            raise ValueError(f"ImageReader: fit is {fit!r}, expected one of {pictures.FITS}")
         if not is_number(background) or not 0 <= background <= 1:
             raise ValueError(f"ImageReader: background is {background!r}, expected a gray value from 0 to 1")
         self.size = None if size is None else (size[0], size[1])
@@ -77,17 +77,17 @@ class ImageReader(Reader):
         if self.size is not None and self.channels is not None:
             return
         for cell in cells:
-            image = _pictures.load(cell)
+            image = pictures.load(cell)
             if self.size is None:
                 self.size = (image.height, image.width)
             if self.channels is None:
-                self.channels = 1 if image.mode in _pictures.GRAY else 3
+                self.channels = 1 if image.mode in pictures.GRAY else 3
             return
         raise ValueError("ImageReader: there is no image to take size and channels from; set both")
 
     def read(self, cell: Any) -> Tensor:
         (height, width), channels = self._fitted("read")
-        values = _pictures.read(cell, (channels, height, width), self.how, self.background)
+        values = pictures.read(cell, (channels, height, width), self.how, self.background)
         return torch.from_numpy(values)
 
     def augment(self, sample: Tensor, generator: Generator) -> Tensor:

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from mmvae_fast import _files, _lazy, _pictures
+from mmvae_fast import _files, _lazy
 from mmvae_fast.features import audio
 from mmvae_fast.onnx.errors import BadDtype, BadShape, BadValue, InputError
 from mmvae_fast.onnx.manifest import ModalitySpec
 from mmvae_fast.onnx.runtime import Runtime
+from mmvae_fast.reading import pictures
 from mmvae_fast.reading.numbers import names_of, write_table
 from mmvae_fast.reading.recipes import KINDS
 from mmvae_fast.reading.series import parse_table
@@ -306,11 +307,11 @@ def _picture(data: bytes, spec: ModalitySpec, where: str, max_pixels: int) -> np
     pillow = _lazy.require("PIL.Image", extra="image")
     how = spec.preprocessing or {}
     try:
-        with pillow.open(io.BytesIO(data), formats=_pictures.FORMATS) as image:
+        with pillow.open(io.BytesIO(data), formats=pictures.FORMATS) as image:
             pixels = image.width * image.height
         if pixels > max_pixels:
             raise BadShape(f"{where}: a picture of {pixels} pixels, expected at most {max_pixels}")
-        return _pictures.read(data, spec.shape, how.get("fit", "stretch"), how.get("background", 1.0))
+        return pictures.read(data, spec.shape, how.get("fit", "stretch"), how.get("background", 1.0))
     except InputError:
         raise
     except pillow.UnidentifiedImageError:

@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mmvae_fast import _pictures
 from mmvae_fast.features import audio
-from mmvae_fast.reading import documents, series, sound
+from mmvae_fast.reading import documents, pictures, series, sound
 from mmvae_fast.reading.cells import without_torch
 from mmvae_fast.reading.numbers import counts, numbers
 from mmvae_fast.reading.scale import Scale
@@ -59,7 +58,7 @@ class Pictures(Recipe):
     background: float = 1.0
 
     def __post_init__(self) -> None:
-        _one_of("fit", self.fit, _pictures.FITS)
+        _one_of("fit", self.fit, pictures.FITS)
         _number("background", self.background, 0, 1)
         object.__setattr__(self, "background", float(self.background))
 
@@ -68,7 +67,7 @@ class Pictures(Recipe):
             raise ValueError(f"pictures of shape {list(shape)}, expected [1 or 3, height, width]")
 
     def read(self, cell: Any, shape: Sequence[int]) -> np.ndarray:
-        return _pictures.read(cell, shape, self.fit, self.background)
+        return pictures.read(cell, shape, self.fit, self.background)
 
     def show(self, sample: np.ndarray) -> np.ndarray:
         """uint8 [H, W, C]."""

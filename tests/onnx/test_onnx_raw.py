@@ -159,13 +159,13 @@ def every(tmp_path_factory):
 
 def manifest_of(readers):
     """As the exporter writes it."""
-    from mmvae_fast.onnx.export import _reading
+    from mmvae_fast.onnx.export import reading
 
     torch.manual_seed(0)
     model = cpu_copy(MVTCAE({name: reader.modality() for name, reader in readers.items()}, 3))
-    reading = _reading(model, {name: reader.config() for name, reader in readers.items()})
+    read = reading(model, {name: reader.config() for name, reader in readers.items()})
     manifest = Eager(model).manifest
-    specs = tuple(replace(m, preprocessing=reading[m.name]) for m in manifest.modalities)
+    specs = tuple(replace(m, preprocessing=read[m.name]) for m in manifest.modalities)
     files = {part.file: "0" * 64 for part in manifest.parts.values()}
     return replace(manifest, modalities=specs, files=files)
 

@@ -13,10 +13,10 @@ pytest.importorskip("onnxruntime", reason="needs the extras 'onnx' and 'runtime'
 pytest.importorskip("onnxscript", reason="needs the extras 'onnx' and 'runtime'")
 pytest.importorskip("PIL", reason="needs the 'image' extra")
 
-from mmvae_fast import _pictures
 from mmvae_fast.modalities import Image, Vector
 from mmvae_fast.models import MVAE
 from mmvae_fast.onnx import InputError, Runtime, export_onnx, values
+from mmvae_fast.reading import pictures
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -37,7 +37,7 @@ def test_no_program_is_run_on_a_picture(runtime, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="of no known format"):
         values.from_bytes(runtime, "image", EPS, "x.eps")
     with pytest.raises(ValueError, match="not an image of a known format"):
-        _pictures.load(EPS)
+        pictures.load(EPS)
     assert not (tmp_path / "called").exists()
 
 
