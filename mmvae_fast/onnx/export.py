@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmvae_fast import __version__, _files, _lazy
-from mmvae_fast.onnx import graphs, single, verification
+from mmvae_fast.onnx import graphs, single, texts, verification
 from mmvae_fast.onnx import manifest as manifests
-from mmvae_fast.onnx.errors import ExportError
+from mmvae_fast.onnx.errors import BundleError, ExportError
 from mmvae_fast.onnx.manifest import Manifest, PartSpec
 from mmvae_fast.onnx.parts import Taken
 from mmvae_fast.onnx.report import Report, check_tolerance
@@ -122,6 +122,7 @@ def export_onnx(
     check_tolerance("rtol", rtol)
     check_tolerance("atol", atol)
     _check_quantize(quantize, layout)
+    _check_tokenizers(model)
     if layout == "single":
         options = (opset, sampling, read, metadata)
         return _export_single(cpu_copy(model), Path(folder), options, overwrite, verify, (rtol, atol), began)
@@ -179,6 +180,18 @@ def _check_model(model: Any) -> None:
             f"model is a {type(model).__name__}, expected a model of mmvae_fast.models, or of mmvae_fast.systems a "
             "FusionClassifier, GAN or CycleGAN"
         )
+
+
+def _check_tokenizers(model: Exportable) -> None:
+    """Before anything is traced: a bundle's reader would refuse what a stranger's bundle may not hold."""
+    for name, modality in model.modalities.items():
+        described: Any = getattr(modality, "tokenizer", None)
+        if described is None:
+            continue
+        try:
+            texts.tokenizer(f"modality {name!r}", described.to_str())
+        except BundleError as error:
+            raise ExportError(f"{error}: bundles hold no others (docs/onnx.md); train with one of these") from error
 
 
 def reading(model: Exportable, preprocessing: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmvae_fast import _lazy
-from mmvae_fast.onnx import guard
+from mmvae_fast.onnx import guard, watchdog
 from mmvae_fast.onnx import manifest as manifests
 from mmvae_fast.onnx.errors import BundleError, InferenceTimeout
 from mmvae_fast.onnx.manifest import IO, Manifest, TensorSpec
@@ -68,23 +68,15 @@ class Sessions:
             return session.run(outputs, feed)
         options = _lazy.require("onnxruntime", extra="runtime").RunOptions()
         options.log_severity_level = 4
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            options.terminate = True
-
-        timer = threading.Timer(self.timeout, stop)
-        timer.daemon = True
-        timer.start()
+        limit = watchdog.watch(options, self.timeout)
         try:
             return session.run(outputs, feed, options)
         except Exception as error:
-            if late.is_set():
+            if limit.passed:
                 raise InferenceTimeout(f"{part}: stopped after {self.timeout:g} s, the timeout") from error
             raise
         finally:
-            timer.cancel()
+            watchdog.release(limit)
 
     def read(self, file: str) -> bytes:
         """A file of the bundle that is no graph.

@@ -25,14 +25,20 @@ _KNOWN = {
     "model": {"BPE", "WordPiece", "WordLevel", "Unigram"},
     "pre_tokenizer": {
         *("Sequence", "ByteLevel", "Whitespace", "WhitespaceSplit", "Metaspace", "BertPreTokenizer"),
-        *("Digits", "Punctuation", "UnicodeScripts"),
+        *("Digits", "Punctuation", "UnicodeScripts", "CharDelimiterSplit", "Split"),
     },
-    "decoder": {"Sequence", "ByteLevel", "WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse"},
-    "normalizer": {"Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer", "Nmt"},
+    "decoder": {
+        *("Sequence", "ByteLevel", "WordPiece", "Metaspace", "BPEDecoder", "ByteFallback", "Fuse", "Replace", "Strip"),
+    },
+    "normalizer": {
+        *("Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer", "Nmt"),
+        *("Prepend", "Replace", "Strip"),
+    },
     "post_processor": {"Sequence", "ByteLevel", "BertProcessing", "RobertaProcessing", "TemplateProcessing"},
 }
-"""What takes time in proportion to a text. What is not here, a bundle's author could have run for minutes (patterns),
-take gigabytes (paddings) or end the library's own code (a damaged table of characters)."""
+"""What takes time in proportion to a text. What is not here, a bundle's author could have run for minutes, take
+gigabytes (paddings) or end the library's own code (a damaged table of characters)."""
+_MAX_ADDED = 16  # characters that a part may put before a text, or a decoder strip from one
 
 
 def tokenizer(path: str, text: str) -> Any:
@@ -53,23 +59,44 @@ def tokenizer(path: str, text: str) -> Any:
             raise BundleError(f"{path}: a tokenizer with {part}, expected none")
     for part, known in _KNOWN.items():
         for kind in _types(described.get(part)):
-            if kind not in known:
-                raise BundleError(f"{path}: a tokenizer with {part} {str(kind)[:60]!r}, expected {sorted(known)}")
+            if kind.get("type") not in known:
+                what = str(kind.get("type"))[:60]
+                raise BundleError(f"{path}: a tokenizer with {part} {what!r}, expected some of {sorted(known)}")
+            if why := _harmful(kind):
+                raise BundleError(f"{path}: a tokenizer with {part} {kind['type']!r} {why}")
     with _ours(f"{path}: not the JSON of a tokenizer"):
         return cls.from_str(json.dumps(described))  # what was checked, whatever was there twice
 
 
-def _types(part: Any) -> Iterator[Any]:
-    """Of a part of a tokenizer, and of what a sequence holds."""
+def _types(part: Any) -> Iterator[dict[str, Any]]:
+    """A part of a tokenizer, and what a sequence holds."""
     if isinstance(part, dict):
-        kind = part.get("type")
-        yield kind if isinstance(kind, str) else repr(kind)
+        yield part if isinstance(part.get("type"), str) else {"type": repr(part.get("type"))}
         for name in ("normalizers", "pretokenizers", "decoders", "processors"):
             listed = part.get(name, [])
             for inner in listed if isinstance(listed, list) else [listed]:
                 yield from _types(inner)
     elif part is not None:
-        yield repr(part)
+        yield {"type": repr(part)}
+
+
+def _harmful(part: dict[str, Any]) -> str | None:
+    """What of a known part's options could run for long or make a text grow without bounds; None if nothing."""
+    kind = part["type"]
+    if kind in ("Split", "Replace"):
+        pattern = part.get("pattern")
+        literal = pattern.get("String") if isinstance(pattern, dict) and len(pattern) == 1 else None
+        if not isinstance(literal, str) or not literal:
+            return "by a pattern, expected one by a plain string"
+        if kind == "Replace" and len(str(part.get("content"))) > len(literal):
+            return "that makes a text longer, expected one that does not"
+    if kind == "Prepend" and len(str(part.get("prepend"))) > _MAX_ADDED:
+        return f"of more than {_MAX_ADDED} characters"
+    if kind == "Strip" and any(
+        type(part.get(end, 0)) is not int or not 0 <= part.get(end, 0) <= _MAX_ADDED for end in ("start", "stop")
+    ):
+        return f"of more than {_MAX_ADDED} characters"
+    return None
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from mmvae_fast.onnx import BadValue, BundleError, InferenceTimeout, Runtime, manifest
+from mmvae_fast.onnx import BadValue, BundleError, InferenceTimeout, Runtime, manifest, watchdog
 from mmvae_fast.onnx.manifest import PartSpec, TensorSpec
 from mmvae_fast.onnx.sessions import Sessions
 
@@ -53,6 +55,44 @@ def test_a_part_that_does_not_end_is_stopped(tmp_path):
         with pytest.raises(InferenceTimeout, match=r"endless: stopped after 0\.3 s, the timeout"):
             sessions.run("endless", [np.zeros(1, np.float32)])
     assert time.monotonic() - began < 20
+
+
+class Options:
+    terminate = False
+
+
+def test_calls_are_watched_by_one_thread_whatever_their_order():
+    """A later call with an earlier end is told first; one that was released never is."""
+    late, soon, released = Options(), Options(), Options()
+    far = watchdog.watch(late, 60.0)
+    gone = watchdog.watch(released, 0.05)
+    watchdog.release(gone)
+    near = watchdog.watch(soon, 0.1)
+    before = threading.active_count()
+    many = [watchdog.watch(Options(), 60.0) for _ in range(50)]
+    assert threading.active_count() == before
+    deadline = time.monotonic() + 10
+    while not soon.terminate and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert near.passed and soon.terminate
+    assert not far.passed and not late.terminate and not released.terminate
+    for limit in (far, *many):
+        watchdog.release(limit)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_calls_are_watched_in_a_child_of_a_process_that_watched():
+    watchdog.release(watchdog.watch(Options(), 60.0))
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        options = Options()
+        watchdog.watch(options, 0.05)
+        time.sleep(0.5)
+        os.write(write, b"1" if options.terminate else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 1) == b"1"
 
 
 def test_answers_in_time_are_as_without_a_timeout(mopoe, make_inputs):

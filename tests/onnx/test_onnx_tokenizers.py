@@ -16,8 +16,8 @@ pytest.importorskip("onnxscript", reason="needs the extras 'onnx' and 'runtime'"
 pytest.importorskip("tokenizers", reason="needs the 'text' extra")
 
 from mmvae_fast.modalities import Language, Vector
-from mmvae_fast.models import MVAE
-from mmvae_fast.onnx import BadShape, BundleError, Runtime, export_onnx
+from mmvae_fast.models import MVAE, VAE
+from mmvae_fast.onnx import BadShape, BundleError, ExportError, Runtime, export_onnx, texts
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,46 @@ def test_hostile_tokenizers_are_our_errors(folder, tmp_path, change, message):
     with pytest.raises(BundleError, match=message):
         Runtime.load(copy).tokenize(["one two aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"])
     assert time.perf_counter() - began < 5
+
+
+def word_level():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    found = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2, "▁a": 3}, unk_token="[UNK]"))
+    found.pre_tokenizer = pre_tokenizers.Whitespace()
+    return found
+
+
+LLAMA_LIKE = {
+    "normalizer": {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ],
+    },
+    "decoder": {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ],
+    },
+}
+
+
+def test_plain_strings_are_no_patterns():
+    described = {**json.loads(word_level().to_str()), **LLAMA_LIKE}
+    assert texts.tokenizer("t.json", json.dumps(described)).encode("a b").ids is not None
+    longer = {"type": "Replace", "pattern": {"String": "."}, "content": "aa"}
+    with pytest.raises(BundleError, match="normalizer 'Replace' that makes a text longer"):
+        texts.tokenizer("t.json", json.dumps({**described, "normalizer": longer}))
+
+
+def test_a_tokenizer_that_no_bundle_may_hold_is_refused_before_the_export(tmp_path):
+    described = {**json.loads(word_level().to_str()), "pre_tokenizer": SPLIT}
+    language = Language(described, 6, width=8, heads=1, layers=1)
+    with pytest.raises(ExportError, match=r"modality 's': .* 'Split' by a pattern.*docs/onnx\.md"):
+        export_onnx(VAE({"s": language}, 2), tmp_path / "bundle", verify=False)
+    assert not (tmp_path / "bundle").exists()
